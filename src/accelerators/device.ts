@@ -1,0 +1,74 @@
+/**
+ * What an accelerator is to the rest of Tandem: memory, and programs of kernel launches. To support a new one,
+ * implement `Device` in a folder beside this file and register it.
+ */
+import type { Kernel } from '../tile/ir.ts';
+
+/** A block of device memory. Offsets and sizes are in bytes. */
+export interface DeviceBuffer {
+  readonly device: Device;
+  readonly byteLength: number;
+}
+
+/** One kernel of a program: `bindings[i]` is where view i of the kernel begins. 64-byte aligned offsets are fastest. */
+export interface Launch {
+  readonly kernel: Kernel;
+  readonly bindings: readonly Binding[];
+}
+
+export interface Binding {
+  readonly buffer: DeviceBuffer;
+  readonly byteOffset: number;
+}
+
+/** A compiled list of launches over fixed buffers. Launch i+1 begins after launch i is complete. */
+export interface Executable {
+  /** Executes the whole list `repeat` times (1), without JavaScript between launches. One run at a time a device. */
+  run(repeat?: number): Promise<void>;
+  dispose(): void;
+}
+
+export interface DeviceInfo {
+  /** 'cpu', 'wasm', 'interpreter', … */
+  readonly name: string;
+  /** For people: 'AMD EPYC, AVX-512', 'WebAssembly SIMD, 2 threads'. */
+  readonly description: string;
+  readonly features: readonly string[];
+  readonly threads: number;
+  /** Bytes this device can allocate, as far as is known. */
+  readonly memory: number;
+}
+
+export interface Device {
+  readonly info: DeviceInfo;
+  /** Why this kernel cannot be compiled here (it names the operation), or null when it can. */
+  unsupported(kernel: Kernel): string | null;
+  /** Zero-filled, 64-byte aligned. Throws when memory is exhausted. */
+  allocate(byteLength: number): DeviceBuffer;
+  free(buffer: DeviceBuffer): void;
+  /** Copies bytes into device memory; ordered before any later `run`. */
+  write(buffer: DeviceBuffer, data: ArrayBufferView, byteOffset?: number): void;
+  /** Copies bytes out of device memory, after all earlier runs. */
+  read(buffer: DeviceBuffer, byteOffset?: number, byteLength?: number): Promise<Uint8Array<ArrayBuffer>>;
+  /** Compiles the launches. Throws an error that names the kernel and operation when one is unsupported. */
+  compile(launches: readonly Launch[]): Promise<Executable>;
+  /** Bytes allocated and not yet freed: leaks fail the tests. */
+  readonly allocatedBytes: number;
+  close(): Promise<void>;
+}
+
+/** What `tandem devices` prints of one accelerator. */
+export interface DeviceProbe {
+  readonly name: string;
+  readonly available: boolean;
+  /** Why it is not available; empty when it is. */
+  readonly reason: string;
+  readonly info?: DeviceInfo;
+}
+
+/** How an accelerator enters the registry: cheap to probe, opened on demand. */
+export interface DeviceFactory {
+  readonly name: string;
+  probe(): Promise<DeviceProbe>;
+  open(options?: { threads?: number; features?: readonly string[] }): Promise<Device>;
+}
