@@ -99,6 +99,6 @@ export function newConfig(model: NewModel): Qwen3Config {
     tie_word_embeddings: true,
     initializer_range: 0.02,
     use_cache: true,
-    torch_dtype: 'float32',
+    dtype: 'float32',
   });
 }
