@@ -20,6 +20,7 @@ export const modelOptions = z.strictObject({
   num_key_value_heads: positive().optional().describe('Key and value heads (grouped-query attention)'),
   head_dim: positive().optional().describe('Size of one head'),
   intermediate_size: positive().optional().describe('Width of the feed-forward layer'),
+  rope_theta: z.number().positive().optional().describe('Base of the rotary position frequencies'),
   dtype: z
     .enum(['f32', 'bf16'])
     .default('f32')
