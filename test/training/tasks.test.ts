@@ -368,3 +368,13 @@ test('without a mistake of its own, the teacher errs with the answer of another 
     split === 'train' ? /has no solution/ : /fell to the train set/,
   );
 });
+
+test("the type of a problem's data is inferred", async () => {
+  const task = defineTask({
+    name: 'sum',
+    problem: (random) => ({ prompt: `${random.below(1000)} + 1`, data: { sum: 3 } }),
+    reward: ({ problem, completion }) => problem.data.sum.toFixed(0).length + completion.answer.length,
+  });
+  const problem = drawProblem(task, 'train', 0, 0);
+  assert.equal((await scoreCompletion(task, problem, parse('<think> </think> 1 <eos>'))).total, 2);
+});
