@@ -6,7 +6,7 @@ import type { DType } from '../numerics/dtype.ts';
 import { isFloat } from '../numerics/dtype.ts';
 import type { BinaryFn, Instruction, Kernel, MapFn, Op, ReduceFn, TileType, UnaryFn, View } from './ir.ts';
 import { elementCount } from './ir.ts';
-import { verify } from './verify.ts';
+import { COMPARISONS, verify } from './verify.ts';
 
 /** An operand: a tile, or a number that takes the other operand's element type. */
 export type Operand = Tile | number;
@@ -20,8 +20,6 @@ export interface BlockOptions {
   /** Exclusive upper bounds a dimension, beside the view's own shape; null: none. */
   readonly limits?: readonly (Operand | null)[];
 }
-
-const COMPARISONS: ReadonlySet<MapFn> = new Set<MapFn>(['lt', 'le', 'gt', 'ge', 'eq', 'ne']);
 
 /** A handle on a view declared by the kernel. */
 export class ViewHandle {
@@ -412,7 +410,7 @@ export class KernelBuilder {
   loop<T extends readonly Tile[]>(
     bounds: { lo?: Operand; hi: Operand; step?: number; kind?: 'serial' | 'pipelined' },
     init: T,
-    body: (index: Tile, carried: { [K in keyof T]: Tile }) => { [K in keyof T]: Tile } | void,
+    body: (index: Tile, carried: { [K in keyof T]: Tile }) => { [K in keyof T]: Tile } | undefined,
   ): { [K in keyof T]: Tile } {
     const lo = this.#scalar(bounds.lo ?? 0);
     const hi = this.#scalar(bounds.hi);

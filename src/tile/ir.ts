@@ -18,7 +18,10 @@ export interface TileType {
   readonly shape: readonly number[];
 }
 
-/** A block of device memory as a kernel sees it. Strides are in elements. */
+/**
+ * A block of device memory as a kernel sees it. Strides are in elements. i4: two elements a byte, the earlier one
+ * in the low half; a block begins at an even offset along the last axis.
+ */
 export interface View {
   readonly name: string;
   readonly dtype: DType;
@@ -27,7 +30,14 @@ export interface View {
   readonly access: 'read' | 'write' | 'readwrite';
 }
 
-/** Elementwise functions by number of arguments. Comparisons yield `bool`; the rest keep the argument type. */
+/**
+ * Elementwise functions by number of arguments. Comparisons yield `bool`; the rest keep the argument type.
+ *
+ * f32: every result is rounded to f32; `div`, `sqrt` and the arithmetic are exactly rounded; `min` and `max` yield
+ * NaN where an argument is NaN (which zero wins of -0 and 0 is not fixed). i32, u32: results wrap; `div` truncates,
+ * and `div` and `rem` by zero are 0; shifts by 32 or more (the amount taken as unsigned) give 0, or the sign
+ * for `shr` of i32. `rsqrt` is 1 / sqrt with both steps rounded.
+ */
 export type UnaryFn =
   | 'neg'
   | 'abs'
@@ -134,7 +144,7 @@ export type Op =
   /** Elementwise; all arguments have the result's shape (the builder inserts broadcasts). */
   | { readonly op: 'map'; readonly fn: MapFn; readonly args: readonly ValueId[] }
   /**
-   * Reduction along `axis`, which keeps size 1. Order of a f32 sum, on every accelerator: along the last axis,
+   * Reduction along `axis`, which keeps size 1; `max` and `min` yield NaN where an element is NaN. Order of a f32 sum, on every accelerator: along the last axis,
    * element i is added to partial sum i mod 16 (ascending i, partials start at 0), then partials are added
    * pairwise p[j] += p[j + h] for h = 8, 4, 2, 1. Along any other axis: one accumulator from 0, ascending.
    */
@@ -150,7 +160,8 @@ export type Op =
   | { readonly op: 'transpose'; readonly arg: ValueId }
   /**
    * Converts to the result's element type. float to float: nearest even (f32 to bf16/f16: overflow to Inf; to
-   * fp8: saturating); float to int: toward zero, saturating, NaN to 0; int to float: nearest even; bool to number: 0 or 1.
+   * fp8: saturating); f32 to int: toward zero, saturating, NaN to 0; int to f32: nearest even; int to int: the low bits are kept;
+   * bool to f32, i32, u32: 0 or 1. Other pairs go through f32.
    */
   | { readonly op: 'cast'; readonly arg: ValueId }
   /**
