@@ -210,10 +210,10 @@ test('missing files, folders and other kinds of file are refused', async () => {
 
 test('the helper that decides about training and testing agrees across processes', async () => {
   const script = `import { splitOf } from ${JSON.stringify(new URL('../../src/training/tasks/problems.ts', import.meta.url).href)};
-    console.log(Array.from({ length: 64 }, (_, i) => splitOf('p ' + i)).join());`;
+    console.log(Array.from({ length: 64 }, (_, i) => splitOf({ prompt: 'p ' + i })).join());`;
   const file = join(root, 'split.mts');
   await writeFile(file, script);
   const tsx = fileURLToPath(import.meta.resolve('tsx'));
   const { stdout } = await promisify(execFile)(process.execPath, ['--import', tsx, file]);
-  assert.equal(stdout.trim(), Array.from({ length: 64 }, (_, i) => splitOf(`p ${i}`)).join());
+  assert.equal(stdout.trim(), Array.from({ length: 64 }, (_, i) => splitOf({ prompt: `p ${i}` })).join());
 });

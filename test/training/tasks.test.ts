@@ -13,6 +13,7 @@ import {
   drawProblem,
   encodeExample,
   encodePrompt,
+  keyOf,
   scoreCompletion,
   splitOf,
   taskTokenizer,
@@ -29,7 +30,7 @@ const tasks: Task[] = [
   chainTask(3),
   multiplicationTask(1),
   multiplicationTask(3),
-  deductionTask({ symbols: 4, steps: 3 }),
+  deductionTask({ symbols: 5, steps: 3 }),
   countdownTask({ numbers: 2 }),
   countdownTask({ numbers: 4, trials: 2 }),
 ] as Task[];
@@ -96,20 +97,22 @@ for (const task of tasks) {
 
 for (const task of TASKS.values()) {
   test(`${task.name}: training and test problems never overlap`, () => {
-    const held = new Set(testProblems(task, 0, 400).map(({ prompt }) => prompt));
+    const tests = testProblems(task, 0, 400);
+    const held = new Set(tests.map(keyOf));
+    assert.equal(held.size, tests.length, 'every test problem is there once');
     assert.ok(held.size >= 200, `only ${held.size} test problems`);
     for (const seed of [0, 1]) {
       for (let index = 0; index < 1500; index++) {
-        for (const prompt of [
-          drawProblem(task, 'train', seed, index).prompt,
-          coldStartExample(task, seed, index).prompt,
-        ]) {
-          assert.ok(!held.has(prompt), `${prompt} is in both`);
-          assert.equal(splitOf(prompt), 'train');
+        const problem = drawProblem(task, 'train', seed, index);
+        const example = drawProblem(task, 'train', seed, index, 'cold-start');
+        assert.equal(coldStartExample(task, seed, index).prompt, example.prompt);
+        for (const trained of [problem, example]) {
+          assert.ok(!held.has(keyOf(trained)), `${trained.prompt} is in both`);
+          assert.equal(splitOf(trained), 'train');
         }
       }
     }
-    for (const prompt of held) assert.equal(splitOf(prompt), 'test');
+    for (const problem of tests) assert.equal(splitOf(problem), 'test');
   });
 
   test(`${task.name}: the teacher thinks and errs as often as it is told`, async () => {
@@ -135,9 +138,30 @@ for (const task of TASKS.values()) {
 
 test('one problem in sixteen is for testing, and white space does not matter', () => {
   let held = 0;
-  for (let i = 0; i < 16_000; i++) if (splitOf(`problem ${i} =`) === 'test') held++;
+  for (let i = 0; i < 16_000; i++) if (splitOf({ prompt: `problem ${i} =` }) === 'test') held++;
   assert.ok(Math.abs(held - 1000) < 120, `${held} of 16000`);
-  for (let i = 0; i < 200; i++) assert.equal(splitOf(`  problem\t${i}  = `), splitOf(`problem ${i} =`));
+  for (let i = 0; i < 200; i++)
+    assert.equal(splitOf({ prompt: `  problem\t${i}  = ` }), splitOf({ prompt: `problem ${i} =` }));
+});
+
+test('the same problem put in another way is on the same side', () => {
+  const others: [Task, (prompt: string) => string][] = [
+    [TASKS.get('multiplication')!, (prompt) => prompt.replace(/^(. .) \* (. .) =$/, '$2 * $1 =')],
+    [TASKS.get('countdown')!, (prompt) => prompt.replace(/^(\d+) (\d+) (\d+) ->/, '$3 $1 $2 ->')],
+  ];
+  for (const [task, otherwise] of others) {
+    const keys = new Map<string, string>();
+    let found = 0;
+    for (let index = 0; index < 4000; index++) {
+      const problem = drawProblem(task, 'train', 0, index);
+      keys.set(problem.prompt, keyOf(problem));
+      const other = otherwise(problem.prompt);
+      if (other === problem.prompt || !keys.has(other)) continue;
+      assert.equal(keys.get(other), keyOf(problem), `${other} and ${problem.prompt}`);
+      found++;
+    }
+    assert.ok(found > 50, `${task.name}: only ${found} came both ways`);
+  }
 });
 
 test('chain: the prompt means what it says', () => {
@@ -167,6 +191,16 @@ test('multiplication: digits are lowest first', () => {
     assert.equal(Number(solution!.answer.split(' ').reverse().join('')), a! * b!);
     assert.ok(a! >= 100 && a! <= 999 && b! >= 100 && b! <= 999);
   }
+});
+
+test('deduction: the order of the facts does not make another problem', () => {
+  const problem = drawProblem(TASKS.get('deduction')!, 'train', 0, 0);
+  const [facts, question] = problem.prompt.split(' ? ') as [string, string];
+  const successor = new Map(facts.split(' ').map((fact) => fact.split('>') as [string, string]));
+  const [first] = [...successor.keys()].filter((name) => ![...successor.values()].includes(name));
+  const chain = [first!];
+  while (successor.has(chain.at(-1)!)) chain.push(successor.get(chain.at(-1)!)!);
+  assert.equal(problem.key, `${chain.join(' ')} ? ${question[0]}`);
 });
 
 test('deduction: the answer follows from the facts', () => {
@@ -331,12 +365,16 @@ test('a task that makes no proper problems is told so', () => {
   );
   assert.throws(() => broken(() => undefined), /must return an object with a prompt, but returned undefined/);
   assert.throws(() => broken(() => ({ prompt: ' ' })), /must return an object with a prompt/);
+  assert.throws(
+    () => broken(() => ({ prompt: 'x', key: 5 })),
+    /problem "x": its key must be a text, but is 5/,
+  );
   assert.throws(() => broken(async () => ({ prompt: 'x' })), /returned a promise/);
   assert.throws(
     () => broken(() => ({ prompt: 'x y', solution: { think: '' } })),
     /must have texts think and answer/,
   );
-  const same = splitOf('always') === 'train' ? 'test' : 'train';
+  const same = splitOf({ prompt: 'always' }) === 'train' ? 'test' : 'train';
   const constant = defineTask({ ...chain, problem: () => ({ prompt: 'always', data: { result: 1 } }) });
   assert.throws(
     () => drawProblem(constant, same, 0, 0),
@@ -362,7 +400,7 @@ test('without a mistake of its own, the teacher errs with the answer of another 
     assert.equal(await rewardOf(plain, problem, example.completion), 0);
   }
   const unsolved = { ...chain, problem: () => ({ prompt: 'x', data: {} }) };
-  const split = splitOf('x');
+  const split = splitOf({ prompt: 'x' });
   assert.throws(
     () => coldStartExample(unsolved, 0, 0),
     split === 'train' ? /has no solution/ : /fell to the train set/,

@@ -2,10 +2,10 @@
  * Countdown: combine all the given numbers, each once, with + - * so that the result is the target. Thinking is
  * a search: trials, each worked out step by step, until one reaches the target.
  *
- *     3 4 9 -> 21 = <think> 3 + 9 = 12 , 12 * 4 = 48 ; 9 - 4 = 5 , … ; </think> ( 9 - 2 ) * 3
+ *     2 3 9 -> 21 = <think> 2 + 3 = 5 , 5 + 9 = 14 ; 9 - 2 = 7 , 7 * 3 = 21 ; </think> ( 9 - 2 ) * 3
  *
- * All numbers in a trial are from 0 to 99, one token each. Any right expression is accepted, not only those
- * that the teacher writes.
+ * Numbers from 1 to 15 are given, targets are from 10 to 50, and all numbers in a trial are from 0 to 99, one
+ * token each. Any right expression is accepted, not only those that the teacher writes.
  */
 import type { Random } from '../../numerics/random.ts';
 import type { Solution, Task } from './task.ts';
@@ -31,6 +31,9 @@ const OPERATORS: { readonly [O in Operator]: (a: number, b: number) => number } 
 };
 const operators = Object.keys(OPERATORS) as Operator[];
 const LARGEST = 99;
+const LARGEST_GIVEN = 15;
+const SMALLEST_TARGET = 10;
+const LARGEST_TARGET = 50;
 
 /** Numbers and operators, applied from left to right. */
 interface Candidate {
@@ -160,15 +163,18 @@ export function countdownTask(options: CountdownOptions = {}): Task<CountdownDat
 
     problem(random) {
       for (;;) {
-        const numbers = Array.from({ length: count }, () => random.integer(1, 9));
+        const numbers = Array.from({ length: count }, () => random.integer(1, LARGEST_GIVEN));
         const all = candidatesFor(numbers);
-        const targets = all.filter(({ results }) => results.at(-1)! >= 10 && results.at(-1)! < 40);
+        const targets = all.filter(
+          ({ results }) => results.at(-1)! >= SMALLEST_TARGET && results.at(-1)! <= LARGEST_TARGET,
+        );
         if (targets.length === 0) continue;
         const hit = random.pick(targets);
         const target = hit.results.at(-1)!;
         const tried = failures(all, target, random.below(trials), random);
         return {
           prompt: `${numbers.join(' ')} -> ${target} =`,
+          key: `${numbers.toSorted((a, b) => a - b).join(' ')} -> ${target}`,
           solution: search([...tried, hit]),
           data: { numbers, target },
         };

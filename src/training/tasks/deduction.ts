@@ -4,7 +4,7 @@
  * written by its content, in one look, and needs no second look to find what stands beside it. Thinking
  * begins with the symbol that is asked for, so that every step is the same.
  *
- *     c>f a>c f>b d>a … ? a = <think> a c f b … </think> b
+ *     c>f a>c f>b d>a … ? a = <think> a c f b … g </think> g
  *
  * The chain goes on before and after the part that is asked for, so the answer is not simply its end.
  */
@@ -51,6 +51,8 @@ export function deductionTask(options: DeductionOptions = {}): Task<DeductionDat
       const result = chain[start + steps]!;
       return {
         prompt: [...facts, '?', chain[start], '='].join(' '),
+        // Without the order in which the facts are told.
+        key: `${chain.join(' ')} ? ${chain[start]}`,
         solution: { think: chain.slice(start, start + steps + 1).join(' '), answer: result },
         data: { result },
       };

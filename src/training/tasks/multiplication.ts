@@ -47,6 +47,7 @@ export function multiplicationTask(length = 2): Task<MultiplicationData> {
       const b = random.integer(10 ** (length - 1), 10 ** length - 1);
       return {
         prompt: `${digitsOf(a, length)} * ${digitsOf(b, length)} =`,
+        key: `${Math.min(a, b)} * ${Math.max(a, b)}`,
         solution: addUp(partialProducts(a, b)),
         data: { a, b },
       };

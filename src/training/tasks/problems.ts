@@ -12,12 +12,17 @@ export type Split = 'train' | 'test';
 /** One problem in so many is for testing. */
 const TEST_SHARE = 16;
 
+/** What makes a problem the one it is. White space does not count, because the tokens do not show it. */
+export function keyOf({ prompt, key = prompt }: Pick<Problem, 'prompt' | 'key'>): string {
+  return key.trim().split(/\s+/u).join(' ');
+}
+
 /**
- * Whether a problem is for training or testing: a matter of its prompt alone, so that a problem is never in
- * both, in any run, with any seed. White space does not count, because the tokens do not show it.
+ * Whether a problem is for training or testing: a matter of its prompt, or its key where it has one, alone, so
+ * that a problem is never in both, in any run, with any seed.
  */
-export function splitOf(prompt: string): Split {
-  return hash32(prompt.trim().split(/\s+/u).join(' ')) % TEST_SHARE === 0 ? 'test' : 'train';
+export function splitOf(problem: Pick<Problem, 'prompt' | 'key'>): Split {
+  return hash32(keyOf(problem)) % TEST_SHARE === 0 ? 'test' : 'train';
 }
 
 /** So many problems in a row in the other split mean that there are hardly any in this one. */
@@ -38,13 +43,13 @@ export function drawProblem<Data>(
   const random = new Random(seed, `problem/${task.name}/${split}/${purpose}`, index);
   for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
     const problem = makeProblem(task, random);
-    if (splitOf(problem.prompt) === split) return problem;
+    if (splitOf(problem) === split) return problem;
   }
   throw new TaskError(
     task.name,
     undefined,
-    `none of ${MAX_ATTEMPTS} problems fell to the ${split} set. It gets those whose prompt's hash says so ` +
-      `(1 in ${TEST_SHARE} is for testing), so the task must make many different prompts`,
+    `none of ${MAX_ATTEMPTS} problems fell to the ${split} set. It gets those whose prompt's or key's hash says so ` +
+      `(1 in ${TEST_SHARE} is for testing), so the task must make many different ones`,
   );
 }
 
@@ -69,7 +74,10 @@ function makeProblem<Data>(task: Task<Data>, random: Random): Problem<Data> {
       `problem() must return an object with a prompt, but returned ${got}`,
     );
   }
-  const { solution } = problem;
+  const { solution, key } = problem;
+  if (key !== undefined && typeof key !== 'string') {
+    throw new TaskError(task.name, problem.prompt, `its key must be a text, but is ${JSON.stringify(key)}`);
+  }
   if (
     solution !== undefined &&
     (typeof solution?.think !== 'string' || typeof solution.answer !== 'string')
@@ -87,7 +95,8 @@ export function testProblems<Data>(task: Task<Data>, seed: number, count: number
   const problems = new Map<string, Problem<Data>>();
   for (let index = 0; problems.size < count && index < 4 * count; index++) {
     const problem = drawProblem(task, 'test', seed, index);
-    if (!problems.has(problem.prompt)) problems.set(problem.prompt, problem);
+    const key = keyOf(problem);
+    if (!problems.has(key)) problems.set(key, problem);
   }
   return [...problems.values()];
 }

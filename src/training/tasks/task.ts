@@ -15,8 +15,13 @@ export interface Solution {
 }
 
 export interface Problem<Data = unknown> {
-  /** What the model reads. Problems with the same prompt are the same problem. */
+  /** What the model reads. */
   readonly prompt: string;
+  /**
+   * What makes it this problem, where several prompts put the same one (such as `2 * 3` and `3 * 2`): problems
+   * with the same key are never in both the training and the test set. Default: the prompt.
+   */
+  readonly key?: string;
   /** A right solution. Only a cold start needs it. */
   readonly solution?: Solution;
   /** Whatever the reward needs to judge an answer. */
