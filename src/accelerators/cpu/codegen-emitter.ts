@@ -148,13 +148,15 @@ export class Emitter {
   }
 
   /**
-   * `count` clamped from above to the number of lanes, in general temporary `temp`, of which vector temporary `vector`
-   * becomes a copy in each lane.
+   * `count`, clamped to what 32 bits can hold: 0 to the number of lanes, in general temporary `temp`, of which vector
+   * temporary `vector` becomes a copy in each lane.
    */
   spreadCount(count: IntReg, temp: number, vector: number): void {
     this.op('mov', doubles[temp], this.lanes);
     this.op('cmp', quads[this.number(count)], quads[temp]);
     this.op('cmovl', quads[temp], quads[this.number(count)]);
+    this.op('test', quads[temp], quads[temp]);
+    this.op('cmovs', doubles[temp], this.#word(0));
     if (this.isa === 'avx512') this.op('vpbroadcastd', this.v(vector), doubles[temp]);
     else {
       this.op('vmovd', xmms[vector], doubles[temp]);

@@ -226,7 +226,7 @@ export const integerRules: Rules<IntegerNode> = {
       const d = e.number(dst);
       if (value === 0) e.op('xor', e.d(d), e.d(d));
       else if (value > 0 && value < 2 ** 32) e.op('mov', e.d(d), value);
-      else e.op('mov', e.q(d), value);
+      else e.op('mov', e.q(d), Number.isSafeInteger(value) ? value : BigInt(value));
     },
   },
   imove: { emit: (e, { dst, a }) => e.moveGeneral(e.number(dst), e.number(a)) },
