@@ -107,7 +107,7 @@ export const grpoOptions = z.strictObject({
   epsilon_high: rate()
     .optional()
     .describe(
-      'Upper clipping bound: ratios above 1 + epsilon_high; by default epsilon (cispo: 5, gspo: 4e-4 with epsilon 3e-4 are usual)',
+      'Upper clipping bound: ratios above 1 + epsilon_high; default: dapo 0.28, else epsilon. For cispo the largest ratio itself; default 5',
     ),
   beta: rate()
     .default(0)

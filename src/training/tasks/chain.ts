@@ -73,9 +73,9 @@ export function chainTask(operations = 10): Task<ChainData> {
         intermediate_size: 256,
         rope_theta: 1000,
       },
-      sft: { max_steps: 200, per_device_train_batch_size: 256, learning_rate: 3e-3, warmup_steps: 50 },
+      sft: { max_steps: 320, per_device_train_batch_size: 256, learning_rate: 3e-3, warmup_steps: 50 },
       grpo: {
-        max_steps: 60,
+        max_steps: 40,
         prompts_per_step: 32,
         num_generations: 16,
         learning_rate: 3e-4,

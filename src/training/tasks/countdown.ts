@@ -187,7 +187,7 @@ export function countdownTask(options: CountdownOptions = {}): Task<CountdownDat
     },
 
     teacher: {
-      think_fraction: 0.5,
+      think_fraction: 0.8,
       error_rate: 0.3,
       // Gives up after the last trial and answers with it.
       mistake({ data: { numbers, target } }, random) {
