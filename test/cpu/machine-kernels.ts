@@ -17,9 +17,6 @@ function perProgram(pointers: number, body: (a: Assembler) => void): Uint8Array 
   return a.bind(end).emit('ret').finish().bytes;
 }
 
-/** Does nothing. */
-export const nothing = perProgram(0, () => {});
-
 /** data[id] += 1, in 64-bit integers. */
 export const increment = perProgram(1, (a) => {
   a.emit('mov', rax, mem(r8q, rdx, 8))
@@ -39,24 +36,28 @@ export const sumAndAdd = (count: number): Uint8Array =>
     a.emit('mov', mem(r9, rdx, 8), rax);
   });
 
-/**
- * Adds 1 to count, then waits for it to reach `threads`: data[id] is 1 if it does, and 0 if it has not after some
- * seconds. Program after program: it takes so many threads that run at the same time.
- */
+/** Adds 1 to the first cell of pointer 0; `then` is reached only if it becomes `threads` within some seconds. */
+function waitForOthers(a: Assembler, threads: number, then: () => void): void {
+  const met = a.label('met');
+  const out = a.label('out');
+  a.emit('lock inc', qword(mem(r8q))).emit('mov', r10, 200_000_000);
+  const wait = a.here('wait');
+  a.emit('cmp', qword(mem(r8q)), threads).emit('jge', met);
+  a.emit('pause').emit('dec', r10).emit('jne', wait).emit('jmp', out);
+  a.bind(met);
+  then();
+  a.bind(out);
+}
+
+/** data[id] = 1, once as many programs as there are `threads` are being executed at the same time. */
 export const rendezvous = (threads: number): Uint8Array =>
   perProgram(2, (a) => {
-    const met = a.label('met');
-    const out = a.label('out');
-    a.emit('lock inc', qword(mem(r8q))).emit('mov', r10, 200_000_000);
-    const wait = a.here('wait');
-    a.emit('cmp', qword(mem(r8q)), threads).emit('jge', met);
-    a.emit('pause').emit('dec', r10).emit('jne', wait).emit('jmp', out);
-    a.bind(met).emit('mov', qword(mem(r9, rdx, 8)), 1);
-    a.bind(out);
+    waitForOthers(a, threads, () => a.emit('mov', qword(mem(r9, rdx, 8)), 1));
   });
 
-/** data[id] = the address of the thread's scratch, whose last of `scratchBytes` bytes it also writes. */
-export const reportScratch = (scratchBytes: number): Uint8Array =>
-  perProgram(1, (a) => {
-    a.emit('mov', mem(r8q, rdx, 8), rsi).emit('mov', byte(mem(rsi, scratchBytes - 1)), 1);
+/** As `rendezvous`, but data[id] = the address of the thread's scratch; writes the last of its `scratchBytes`, too. */
+export const reportScratch = (threads: number, scratchBytes: number): Uint8Array =>
+  perProgram(2, (a) => {
+    a.emit('mov', byte(mem(rsi, scratchBytes - 1)), 1);
+    waitForOthers(a, threads, () => a.emit('mov', mem(r9, rdx, 8), rsi));
   });
