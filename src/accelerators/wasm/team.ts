@@ -155,6 +155,7 @@ export class Team {
   }
 
   async close(): Promise<void> {
+    this.#hold(1);
     this.#break('the device was closed');
     await Promise.all(this.#threads.map((thread) => thread.terminate()));
   }
