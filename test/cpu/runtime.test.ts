@@ -5,9 +5,10 @@ import { after, describe, test } from 'node:test';
 import { processor } from '../../src/accelerators/cpu/cpuid.ts';
 import { availableMemory, processorThreads, usableThreads } from '../../src/accelerators/cpu/host.ts';
 import { measureLimits } from '../../src/accelerators/cpu/limits.ts';
-import { CodeBlock, formatBytes, Mapping } from '../../src/accelerators/cpu/memory.ts';
+import { CodeBlock, DeviceHeap, formatBytes, Mapping } from '../../src/accelerators/cpu/memory.ts';
 import { loadNative } from '../../src/accelerators/cpu/native.ts';
 import { LaunchList, type NativeLaunch, ThreadPool } from '../../src/accelerators/cpu/threads.ts';
+import type { Device } from '../../src/accelerators/device.ts';
 import { increment, rendezvous, reportScratch, sumAndAdd } from './machine-kernels.ts';
 
 const usable = process.platform === 'linux' && process.arch === 'x64';
@@ -72,6 +73,42 @@ describe('cpu runtime', { skip: usable ? false : 'not Linux on x86-64' }, async 
       () => new Mapping(native, 2 ** 50),
       /cannot map 1125899906842624 bytes of memory: .*errno 12/,
     );
+  });
+
+  test('the heap counts, and refuses what would crash later', () => {
+    const device = {} as Device;
+    const heap = new DeviceHeap(native, device);
+    const [small, large] = [heap.allocate(100), heap.allocate(3 * 2 ** 20)];
+    assert.equal(heap.allocatedBytes, 100 + 3 * 2 ** 20);
+    assert.equal(heap.address(small, 64, 36, 'test') & 63n, 0n);
+    assert.throws(
+      () => heap.address(small, 64, 37, 'test it'),
+      /cannot test it: 37 bytes at offset 64 are not within its 100/,
+    );
+    const unpin = heap.pin(new Set([small]));
+    assert.throws(() => heap.free(small), /a run is using it/);
+    unpin();
+    heap.free(small);
+    assert.throws(() => heap.free(small), /already freed/);
+    assert.throws(() => heap.address(small, 0, 1, 'test it'), /cannot test it: it is already freed/);
+    assert.throws(() => heap.pin(new Set([large, small])), /already freed/);
+    assert.throws(() => new DeviceHeap(native, {} as Device).free(large), /not allocated by this device/);
+    heap.freeAll();
+    assert.equal(heap.allocatedBytes, 0);
+    for (const size of [-1, 1.5, Number.NaN]) assert.throws(() => heap.allocate(size), /whole number/);
+  });
+
+  test('the heap promises no more memory than there is', () => {
+    const heap = new DeviceHeap(native, {} as Device);
+    assert.throws(
+      () => heap.allocate(2 ** 45),
+      /out of memory on the cpu device: 32\.0 TiB were asked for and .* are available/,
+    );
+    const share = Math.floor(0.6 * availableMemory());
+    const first = heap.allocate(share);
+    assert.throws(() => heap.allocate(share), /out of memory/);
+    heap.free(first);
+    heap.free(heap.allocate(share));
   });
 
   test('code is executable and not writable', () => {

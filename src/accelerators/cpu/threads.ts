@@ -192,6 +192,7 @@ export class ThreadPool {
 
   /** Walks the list `repeat` times (1 or more). One walk at a time. Rejects when the pool is closed meanwhile. */
   async walk(list: LaunchList, repeat: number): Promise<void> {
+    if (list.begin === list.end) return;
     this.#view.setBigUint64(control.begin, list.begin, true);
     this.#view.setBigUint64(control.end, list.end, true);
     this.#view.setBigInt64(control.repeat, BigInt(repeat), true);

@@ -1,0 +1,50 @@
+/** All accelerators, by name. A new one is one more line of the table. */
+import type { Device, DeviceFactory, DeviceProbe } from './device.ts';
+
+// Loaded on demand: a browser has no use for, and no way to load, those that need Node.
+const factories = {
+  cpu: async () => (await import('./cpu/device.ts')).cpuFactory,
+  wasm: async () => (await import('./wasm/device.ts')).wasmFactory,
+  interpreter: async () => (await import('./interpreter.ts')).interpreterFactory,
+} as const satisfies { readonly [name: string]: () => Promise<DeviceFactory> };
+
+export type DeviceName = keyof typeof factories;
+/** In order of preference. */
+export const deviceNames = Object.keys(factories) as DeviceName[];
+
+const isDeviceName = (name: string): name is DeviceName => Object.hasOwn(factories, name);
+
+async function probe(name: DeviceName): Promise<DeviceProbe> {
+  try {
+    return await (await factories[name]()).probe();
+  } catch (error) {
+    const reason = `it cannot be loaded here: ${error instanceof Error ? error.message : error}`;
+    return { name, available: false, reason };
+  }
+}
+
+/** What each accelerator is and whether it is available here. Opens none. */
+export function listDevices(): Promise<DeviceProbe[]> {
+  return Promise.all(deviceNames.map(probe));
+}
+
+/**
+ * Opens an accelerator by name. Throws when there is none of that name, with the names that exist, or when it is
+ * not available here, with the reason and what is.
+ */
+export async function openDevice(
+  name: string,
+  options?: Parameters<DeviceFactory['open']>[0],
+): Promise<Device> {
+  if (!isDeviceName(name)) {
+    throw new Error(`there is no device '${name}': use one of ${deviceNames.join(', ')}`);
+  }
+  const found = await probe(name);
+  if (!found.available) {
+    const others = (await listDevices()).filter((device) => device.available).map((device) => device.name);
+    throw new Error(
+      `the device '${name}' is not available: ${found.reason}. Available: ${others.join(', ')}`,
+    );
+  }
+  return (await factories[name]()).open(options);
+}
