@@ -1,7 +1,7 @@
 /** What the rules of code generation write with: registers of allocated values, constants, masks, and the assembler. */
 
 import type { Address, IntReg, Reg } from '../loops/ir.ts';
-import { Assembler } from './assembler.ts';
+import { Assembler, type MachineCode } from './assembler.ts';
 import { eachDef, keyOf, type Node, type NodeOf } from './codegen-nodes.ts';
 import type { Mnemonic } from './instructions.ts';
 import { broadcast, type Label, type Memory, mem, type Operand, type Scale } from './operands.ts';
@@ -32,6 +32,8 @@ const bytes = range(16, registers.r8);
 /** k1 and k2 are every rule's own; the others remember the masks of partial loads and stores. */
 const firstCachedMask = 3;
 const lastMask = 7;
+/** In 64-bit code this first byte begins nothing else. */
+const evexPrefix = 0x62;
 
 export class Emitter {
   readonly asm = new Assembler();
@@ -42,6 +44,8 @@ export class Emitter {
   generalTemps: readonly number[] = [];
   readonly #allocated: Int8Array;
   readonly #wide: readonly registers.VectorRegister[];
+  /** avx2: where each instruction begins. */
+  readonly #starts: [number, Mnemonic][] = [];
   readonly #masks = new Map<number, number>();
   #nextMask = firstCachedMask;
 
@@ -58,7 +62,20 @@ export class Emitter {
    */
   op(mnemonic: Mnemonic, ...operands: Operand[]): void {
     const emit = this.asm.emit as (this: Assembler, mnemonic: Mnemonic, ...operands: Operand[]) => Assembler;
+    if (this.isa === 'avx2') this.#starts.push([this.asm.offset, mnemonic]);
     emit.call(this.asm, mnemonic, ...operands);
+  }
+
+  /**
+   * Finishes the code. Throws where an instruction meant for avx2 exists only in AVX-512's encoding, which the
+   * assembler, not knowing the target, takes as well.
+   */
+  finish(): MachineCode {
+    const code = this.asm.finish();
+    for (const [at, mnemonic] of this.#starts) {
+      if (code.bytes[at] === evexPrefix) throw new Error(`${mnemonic} with these operands needs AVX-512`);
+    }
+    return code;
   }
 
   /** The number of the machine register that holds `register`. */

@@ -1,6 +1,6 @@
 /** Which registers hold a value that is still needed, at each place of the code. */
 
-import { type Code, eachDef, eachUse, keyOf, type Node, registerFields } from './codegen-nodes.ts';
+import { type Code, type Node, type Operands, registerFields } from './codegen-nodes.ts';
 
 /**
  * Where a register is live: disjoint inclusive ranges of slots in ascending order, as [start, end, start, end, …].
@@ -23,7 +23,7 @@ interface Region {
 }
 
 /** The registers that each loop's body needs from the iteration before, by the position of the loop's end. */
-function loopNeeds(nodes: readonly Node[]): Map<number, Set<number>> {
+function loopNeeds(nodes: readonly Node[], { uses, defs }: Operands): Map<number, Set<number>> {
   const needs = new Map<number, Set<number>>();
   const open: { region: Region; thenBranch?: Region; certain: boolean }[] = [];
   let region: Region = { reads: new Set(), writes: new Set() };
@@ -40,11 +40,8 @@ function loopNeeds(nodes: readonly Node[]): Map<number, Set<number>> {
       region = { reads: new Set(), writes: new Set() };
       return;
     }
-    eachUse(node, (register) => {
-      const key = keyOf(register);
-      if (!region.writes.has(key)) region.reads.add(key);
-    });
-    eachDef(node, (register) => region.writes.add(keyOf(register)));
+    for (const key of uses[n]) if (!region.writes.has(key)) region.reads.add(key);
+    for (const key of defs[n]) region.writes.add(key);
     if (node.o === 'loopBegin') enter(node.certain);
     else if (node.o === 'ifBegin') enter(false);
     else if (node.o === 'loopEnd') {
@@ -65,8 +62,9 @@ function loopNeeds(nodes: readonly Node[]): Map<number, Set<number>> {
 }
 
 /** Backward data flow over the structured code. A loop needs no iteration: what its body reads first is known. */
-export function liveness({ nodes, nextId }: Code): Liveness {
-  const needs = loopNeeds(nodes);
+export function liveness({ nodes, nextId }: Code, operands: Operands): Liveness {
+  const { uses, defs } = operands;
+  const needs = loopNeeds(nodes, operands);
   const ranges: Ranges[] = Array.from({ length: 2 * nextId }, () => []);
   const dead = new Uint8Array(nodes.length);
   const ends = new Int32Array(2 * nextId);
@@ -103,17 +101,13 @@ export function liveness({ nodes, nextId }: Code): Liveness {
     } else if (node.o === 'ifBegin') {
       for (const key of around.pop()!.elseLive!) open(key, 2 * n + 1);
     } else if (registerFields[node.o].pure) {
-      let wanted = false;
-      eachDef(node, (register) => {
-        wanted ||= live.has(keyOf(register));
-      });
-      if (!wanted) {
+      if (!defs[n].some((key) => live.has(key))) {
         dead[n] = 1;
         continue;
       }
     }
-    eachDef(node, (register) => close(keyOf(register), 2 * n + 1));
-    eachUse(node, (register) => open(keyOf(register), 2 * n));
+    for (const key of defs[n]) close(key, 2 * n + 1);
+    for (const key of uses[n]) open(key, 2 * n);
   }
   // Registers that are read though nothing wrote them on some path: their value does not matter, their place does.
   for (const key of [...live]) close(key, 0);

@@ -148,6 +148,21 @@ export const eachUse = (node: Node, visit: (register: Reg) => void): void =>
 export const eachDef = (node: Node, visit: (register: Reg) => void): void =>
   eachRegister(node, registerFields[node.o].defs, visit);
 
+/** The keys of what each node reads and writes. */
+export interface Operands {
+  readonly uses: readonly (readonly number[])[];
+  readonly defs: readonly (readonly number[])[];
+}
+
+export function operandsOf(nodes: readonly Node[]): Operands {
+  const keys = (each: typeof eachUse) => (node: Node) => {
+    const list: number[] = [];
+    each(node, (register) => list.push(keyOf(register)));
+    return list;
+  };
+  return { uses: nodes.map(keys(eachUse)), defs: nodes.map(keys(eachDef)) };
+}
+
 /** The node with each register that it reads or writes replaced. */
 export function mapRegisters<N extends Node>(node: N, replace: <R extends Reg>(register: R) => R): N {
   const { uses, defs } = registerFields[node.o];

@@ -178,7 +178,7 @@ export function generate(fn: LoopFunction, isa: Isa): Generated {
   for (const register of saved.toReversed()) e.op('pop', e.q(register));
   e.op('vzeroupper');
   e.op('ret');
-  const { bytes, codeBytes } = e.asm.finish();
+  const { bytes, codeBytes } = e.finish();
   return { code: bytes, codeBytes, spillWeight: allocation.spillWeight };
 }
 

@@ -16,6 +16,8 @@ import {
   mapRegisters,
   type Node,
   type NodeOf,
+  type Operands,
+  operandsOf,
 } from './codegen-nodes.ts';
 
 /** What the instructions that a node becomes take besides its operands. */
@@ -111,6 +113,7 @@ class Attempt {
   readonly temporaries: (Temporaries | undefined)[];
   readonly dead: Uint8Array;
   readonly #code: Code;
+  readonly #operands: Operands;
   readonly #target: Target;
   readonly #shortLived: Set<number>;
   readonly #parents: Int32Array;
@@ -125,7 +128,8 @@ class Attempt {
     this.#code = code;
     this.#target = target;
     this.#shortLived = shortLived;
-    const { ranges, dead } = liveness(code);
+    this.#operands = operandsOf(code.nodes);
+    const { ranges, dead } = liveness(code, this.#operands);
     this.#ranges = ranges.slice();
     this.dead = dead;
     this.#parents = Int32Array.from(ranges.keys());
@@ -210,15 +214,13 @@ class Attempt {
     nodes.forEach((node, n) => {
       if (this.dead[n]) return;
       const weight = depthWeight(depths[n]);
-      eachUse(node, (register) => {
-        weights[this.#find(keyOf(register))] += weight;
-      });
-      eachDef(node, (register) => {
-        const root = this.#find(keyOf(register));
+      for (const key of this.#operands.uses[n]) weights[this.#find(key)] += weight;
+      for (const key of this.#operands.defs[n]) {
+        const root = this.#find(key);
         weights[root] += weight;
         if (++definitions[root] === 1 && isConstant(node)) this.#constants.set(root, node);
         else this.#constants.delete(root);
-      });
+      }
       befriendOperands(node, befriend);
       if (node.o === 'entry') {
         for (const name of ['views', 'scratch', 'from', 'to'] as const) {
@@ -344,11 +346,12 @@ class Attempt {
         code.depths.push(depths[n]);
       };
       if (this.#vanishes(node)) return;
-      const changed = mapRegisters(node, replacement);
-      if (replacements.size === 0) {
+      const isSpilled = (key: number): boolean => this.#spilled.has(this.#find(key));
+      if (!this.#operands.uses[n].some(isSpilled) && !this.#operands.defs[n].some(isSpilled)) {
         push(node);
         return;
       }
+      const changed = mapRegisters(node, replacement);
       const loaded = new Set<number>();
       eachUse(node, (register) => {
         const root = this.#find(keyOf(register));
