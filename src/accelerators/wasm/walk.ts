@@ -9,7 +9,7 @@ export const CONTROL = {
   /** Addresses of the first launch record and of the end of the last. */
   records: 0,
   recordsEnd: 4,
-  /** How often a thread looks at the generation before it goes to sleep. */
+  /** How often a thread looks at the generation, at most, before it goes to sleep. */
   spins: 8,
   /** First program of the current launch that no thread has taken. */
   next: 64,
@@ -28,6 +28,13 @@ export const CONTROL = {
   progress: 320,
   progressStride: 64,
 } as const;
+
+/**
+ * Looking is fast as long as the other threads run. Where they do not, because the system has given their
+ * processors to somebody else, it only keeps them from running: so a thread that looked in vain looks half as
+ * often next time, down to this, and one that did not twice as often.
+ */
+const FEWEST_SPINS = 512;
 
 /** Byte offsets in a launch record. */
 export const RECORD = {
@@ -58,6 +65,15 @@ export function generateWalk(kernelType: number): Uint8Array<ArrayBuffer> {
   const launch = code.local('i32');
   const generation = code.local('i32');
   const spins = code.local('i32');
+  const budget = code.local('i32');
+  const slept = code.local('i32');
+
+  const choose = (comparison: 'i32.lt_u' | 'i32.gt_u') => (result: number, a: () => void, b: () => void) => {
+    for (const argument of [a, b, a, b]) argument();
+    code.plain(comparison).plain('select').set(result);
+  };
+  const smaller = choose('i32.lt_u');
+  const larger = choose('i32.gt_u');
 
   const takeChunks = () => {
     code.block().loop();
@@ -85,7 +101,7 @@ export function generateWalk(kernelType: number): Uint8Array<ArrayBuffer> {
     code.get(control).i32(-1).atomic('memory.atomic.notify', CONTROL.generation).plain('drop');
     code.end();
     code.else();
-    code.get(control).access('i32.load', CONTROL.spins).set(spins);
+    code.get(budget).set(spins).i32(0).set(slept);
     code.block().loop();
     code.get(control).atomic('i32.atomic.load', CONTROL.generation).get(generation).plain('i32.ne').brIf(1);
     code.get(control).atomic('i32.atomic.load', CONTROL.abort).if().plain('return').end();
@@ -102,11 +118,27 @@ export function generateWalk(kernelType: number): Uint8Array<ArrayBuffer> {
       .atomic('memory.atomic.wait32', CONTROL.generation)
       .plain('drop');
     code.get(control).i32(1).atomic('i32.atomic.rmw.sub', CONTROL.sleepers).plain('drop');
+    code.i32(1).set(slept);
     code.end();
     code.br(0).end().end();
+    code.get(slept).if();
+    larger(
+      budget,
+      () => code.get(budget).i32(1).plain('i32.shr_u'),
+      () => code.i32(FEWEST_SPINS),
+    );
+    code.else();
+    code.get(budget).i32(1).plain('i32.shl').set(budget);
+    code.end();
+    smaller(
+      budget,
+      () => code.get(budget),
+      () => code.get(control).access('i32.load', CONTROL.spins),
+    );
     code.end();
   };
 
+  code.get(control).access('i32.load', CONTROL.spins).set(budget);
   code.block().loop();
   code.get(repeat).plain('i32.eqz').brIf(1);
   code.get(repeat).i32(1).plain('i32.sub').set(repeat);
