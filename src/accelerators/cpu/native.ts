@@ -46,7 +46,7 @@ async function load(): Promise<Native> {
   }
   const koffi = (await importKoffi()).default;
   const libc = openLibc(koffi);
-  const proto = koffi.proto('int routine(void *argument)');
+  const proto = koffi.proto('int', ['void *']);
   const strerror = libc.func('const char *strerror(int error)');
   return {
     mmap: libc.func('void *mmap(void *a, size_t length, int protection, int flags, int file, int64_t at)'),

@@ -1,0 +1,322 @@
+/** The CPU as an accelerator: x86-64 machine code generated here, walked by native threads. */
+import { elementCount, type Kernel } from '../../tile/ir.ts';
+import { verify } from '../../tile/verify.ts';
+import { checkBindings, checkRepeat, viewBytes } from '../bindings.ts';
+import type { Device, DeviceBuffer, DeviceFactory, DeviceInfo, Executable, Launch } from '../device.ts';
+import type { LoopFunction, LoopTarget } from '../loops/ir.ts';
+import { lower, unsupported } from '../loops/lower.ts';
+import { RunQueue } from '../queue.ts';
+import { generate, unsupported as ungenerable } from './codegen.ts';
+import type { Isa } from './codegen-emitter.ts';
+import { type CpuFeature, type Processor, processor } from './cpuid.ts';
+import { availableMemory, usableThreads } from './host.ts';
+import { CodeBlock, DeviceHeap } from './memory.ts';
+import { loadNative, type Native } from './native.ts';
+import { LaunchList, ThreadPool } from './threads.ts';
+
+interface IsaRule {
+  readonly label: string;
+  readonly requires: readonly CpuFeature[];
+  readonly target: LoopTarget;
+}
+
+const avx2: readonly CpuFeature[] = ['avx2', 'fma', 'f16c', 'bmi', 'lzcnt', 'popcnt'];
+
+/** Best first. */
+const isas: { readonly [I in Isa]: IsaRule } = {
+  avx512: {
+    label: 'AVX-512',
+    requires: [...avx2, 'avx512f', 'avx512dq', 'avx512bw', 'avx512vl'],
+    target: {
+      name: 'avx512',
+      lanes: 16,
+      vectorRegisters: 31,
+      fma: true,
+      pointerBytes: 8,
+      dotTile: { rows: 14, vectors: 2 },
+    },
+  },
+  avx2: {
+    label: 'AVX2',
+    requires: avx2,
+    target: {
+      name: 'avx2',
+      lanes: 8,
+      vectorRegisters: 15,
+      fma: true,
+      pointerBytes: 8,
+      dotTile: { rows: 6, vectors: 2 },
+    },
+  },
+};
+const isaNames = Object.keys(isas) as Isa[];
+
+/** The best instruction set, or the one that was asked for. Throws when the processor or the request rules it out. */
+function chooseIsa({ features, brand }: Processor, asked?: readonly string[]): Isa {
+  const variable = process.env.TANDEM_CPU_ISA;
+  const wanted = asked?.length ? asked : variable ? [variable] : [];
+  const from = asked?.length ? 'feature' : 'TANDEM_CPU_ISA';
+  for (const name of wanted) {
+    if (!isaNames.includes(name as Isa)) {
+      throw new Error(`${from} '${name}' is unknown to the cpu device: use one of ${isaNames.join(', ')}`);
+    }
+  }
+  const candidates = isaNames.filter((name) => wanted.length === 0 || wanted.includes(name));
+  const missing = (name: Isa) => isas[name].requires.filter((feature) => !features.has(feature));
+  const found = candidates.find((name) => missing(name).length === 0);
+  if (found === undefined) {
+    const last = candidates[candidates.length - 1];
+    throw new Error(
+      `${brand || 'this processor'} has no ${missing(last).join(', ')}, which ${isas[last].label} code needs: ` +
+        'use another instruction set or the wasm device',
+    );
+  }
+  return found;
+}
+
+function describe(native: Native, isa: Isa, threads: number): DeviceInfo {
+  const { brand, features } = processor(native);
+  return {
+    name: 'cpu',
+    description: `${brand || 'x86-64'}, ${isas[isa].label}, ${threads} ${threads === 1 ? 'thread' : 'threads'}`,
+    features: [isa, ...[...features].filter((name) => name !== isa)],
+    threads,
+    memory: availableMemory(),
+  };
+}
+
+/** A kernel's machine code. */
+interface CompiledKernel {
+  readonly entry: bigint;
+  readonly scratchBytes: number;
+  readonly programs: number;
+}
+
+/** The kernel as text: equal texts are equal kernels. JSON alone would lose infinities, NaN and the sign of zero. */
+function contentOf(kernel: Kernel): string {
+  return JSON.stringify(kernel, (_, value) =>
+    typeof value === 'number' && (!Number.isFinite(value) || Object.is(value, -0))
+      ? `number ${Object.is(value, -0) ? '-0' : value}`
+      : value,
+  );
+}
+
+/** Compiling is on the event loop's thread: give way this often. */
+const turnMilliseconds = 20;
+
+class CpuDevice implements Device {
+  readonly info: DeviceInfo;
+  readonly #native: Native;
+  readonly #isa: Isa;
+  readonly #heap: DeviceHeap;
+  readonly #pool: ThreadPool;
+  readonly #queue = new RunQueue();
+  readonly #byObject = new WeakMap<Kernel, CompiledKernel>();
+  readonly #byContent = new Map<string, CompiledKernel>();
+  readonly #code: CodeBlock[] = [];
+  readonly #executables = new Set<CpuExecutable>();
+  #closed = false;
+
+  constructor(native: Native, isa: Isa, threads: number) {
+    this.#native = native;
+    this.#isa = isa;
+    this.info = describe(native, isa, threads);
+    this.#heap = new DeviceHeap(native, this);
+    this.#pool = new ThreadPool(native, threads);
+  }
+
+  get allocatedBytes(): number {
+    return this.#heap.allocatedBytes;
+  }
+
+  unsupported(kernel: Kernel): string | null {
+    const loops = this.#lower(kernel);
+    return typeof loops === 'string' ? loops : null;
+  }
+
+  /** The kernel as vector loops, or why it has none here. */
+  #lower(kernel: Kernel): LoopFunction | string {
+    const { target } = isas[this.#isa];
+    const reason = unsupported(kernel, target);
+    if (reason !== null) return reason;
+    const loops = lower(kernel, target);
+    return ungenerable(loops, this.#isa) ?? loops;
+  }
+
+  allocate(byteLength: number): DeviceBuffer {
+    this.#checkOpen();
+    return this.#heap.allocate(byteLength);
+  }
+
+  free(buffer: DeviceBuffer): void {
+    this.#heap.free(buffer);
+  }
+
+  write(buffer: DeviceBuffer, data: ArrayBufferView, byteOffset = 0): void {
+    const address = this.#heap.address(buffer, byteOffset, data.byteLength, 'write to a buffer');
+    this.#native.memcpy(address, data, data.byteLength);
+  }
+
+  async read(
+    buffer: DeviceBuffer,
+    byteOffset = 0,
+    byteLength = buffer.byteLength - byteOffset,
+  ): Promise<Uint8Array<ArrayBuffer>> {
+    await this.#queue.idle();
+    const address = this.#heap.address(buffer, byteOffset, byteLength, 'read a buffer');
+    const bytes = new Uint8Array(byteLength);
+    this.#native.memcpy(bytes, address, byteLength);
+    return bytes;
+  }
+
+  async compile(launches: readonly Launch[]): Promise<Executable> {
+    this.#checkOpen();
+    await this.#compileKernels(launches.map(({ kernel }) => kernel));
+    this.#checkOpen();
+    let scratchBytes = 0;
+    const native = launches.map((launch) => {
+      checkBindings(this, launch);
+      const compiled = this.#byObject.get(launch.kernel)!;
+      scratchBytes = Math.max(scratchBytes, compiled.scratchBytes);
+      const addresses = launch.bindings.map(({ buffer, byteOffset }, view) =>
+        this.#heap.address(buffer, byteOffset, viewBytes(launch.kernel, view), 'bind a buffer'),
+      );
+      return { entry: compiled.entry, programs: compiled.programs, arguments: addresses };
+    });
+    const list = new LaunchList(this.#native, native, this.#pool.threads);
+    const buffers = new Set(launches.flatMap(({ bindings }) => bindings.map(({ buffer }) => buffer)));
+    const executable = new CpuExecutable({
+      list,
+      start: (repeat) => {
+        this.#checkOpen();
+        return this.#queue.add(async () => {
+          this.#pool.reserveScratch(scratchBytes);
+          await this.#pool.walk(list, repeat);
+        });
+      },
+      pin: () => this.#heap.pin(buffers),
+      forget: () => this.#executables.delete(executable),
+    });
+    this.#executables.add(executable);
+    return executable;
+  }
+
+  /** Generates code for the kernels that have none, all of it in one block. */
+  async #compileKernels(kernels: readonly Kernel[]): Promise<void> {
+    const fresh = new Map<string, { code: Uint8Array; scratchBytes: number; programs: number }>();
+    const contents = new Map<Kernel, string>();
+    let turn = performance.now();
+    for (const kernel of kernels) {
+      if (this.#byObject.has(kernel) || contents.has(kernel)) continue;
+      const content = contentOf(kernel);
+      contents.set(kernel, content);
+      if (this.#byContent.has(content) || fresh.has(content)) continue;
+      verify(kernel);
+      const loops = this.#lower(kernel);
+      if (typeof loops === 'string') {
+        throw new Error(`kernel '${kernel.name}' cannot be compiled for the cpu: ${loops}`);
+      }
+      const programs = elementCount(kernel.grid);
+      fresh.set(content, {
+        code: generate(loops, this.#isa).code,
+        scratchBytes: loops.scratchBytes,
+        programs,
+      });
+      if (performance.now() - turn > turnMilliseconds) {
+        await new Promise<void>((resolve) => setImmediate(resolve));
+        turn = performance.now();
+      }
+    }
+    this.#checkOpen();
+    if (fresh.size > 0) {
+      const block = new CodeBlock(
+        this.#native,
+        [...fresh.values()].map(({ code }) => code),
+      );
+      this.#code.push(block);
+      [...fresh].forEach(([content, { scratchBytes, programs }], i) => {
+        this.#byContent.set(content, { entry: block.addresses[i], scratchBytes, programs });
+      });
+    }
+    for (const [kernel, content] of contents) this.#byObject.set(kernel, this.#byContent.get(content)!);
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    await this.#queue.idle();
+    this.#pool.close();
+    for (const executable of [...this.#executables]) executable.dispose();
+    this.#heap.freeAll();
+    for (const block of this.#code) block.free();
+  }
+
+  #checkOpen(): void {
+    if (this.#closed) throw new Error('the cpu device is closed');
+  }
+}
+
+interface ExecutableParts {
+  readonly list: LaunchList;
+  /** Queues a run of the list. */
+  start(repeat: number): Promise<void>;
+  /** Keeps the buffers from being freed; throws when one is already. Returns what ends that. */
+  pin(): () => void;
+  forget(): void;
+}
+
+class CpuExecutable implements Executable {
+  readonly #parts: ExecutableParts;
+  #running = 0;
+  #disposed = false;
+
+  constructor(parts: ExecutableParts) {
+    this.#parts = parts;
+  }
+
+  async run(repeat = 1): Promise<void> {
+    checkRepeat(repeat);
+    if (this.#disposed) throw new Error('this executable is disposed, or its device is closed');
+    const unpin = this.#parts.pin();
+    this.#running++;
+    try {
+      await this.#parts.start(repeat);
+    } finally {
+      this.#running--;
+      unpin();
+    }
+  }
+
+  dispose(): void {
+    if (this.#disposed) return;
+    if (this.#running > 0) throw new Error('this executable is running: await its run first');
+    this.#disposed = true;
+    this.#parts.forget();
+    this.#parts.list.free();
+  }
+}
+
+export const cpuFactory: DeviceFactory = {
+  name: 'cpu',
+  async probe() {
+    try {
+      const native = await loadNative();
+      const info = describe(native, chooseIsa(processor(native)), usableThreads(native));
+      return { name: 'cpu', available: true, reason: '', info };
+    } catch (error) {
+      return {
+        name: 'cpu',
+        available: false,
+        reason: error instanceof Error ? error.message : String(error),
+      };
+    }
+  },
+  async open(options = {}) {
+    const native = await loadNative();
+    return new CpuDevice(
+      native,
+      chooseIsa(processor(native), options.features),
+      usableThreads(native, options.threads),
+    );
+  },
+};
