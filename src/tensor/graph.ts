@@ -1,0 +1,460 @@
+/**
+ * The graph of tensor operations. Calling a method records a node and returns the tensor that it will hold; nothing
+ * is computed before `compile`. Operations that write (`assign`, `scatterRows`, `adamw`) happen in the order in which
+ * they were recorded, and return the new version of the state; the old version cannot be used after that.
+ */
+import type { DType } from '../numerics/dtype.ts';
+import { broadcastShapes } from '../tile/builder.ts';
+import type { Kernel, MapFn, ReduceFn } from '../tile/ir.ts';
+import { elementCount, MAP_ARITY } from '../tile/ir.ts';
+import { inferTypes } from './infer.ts';
+import type { AttentionShape, Attributes, CustomGradient, Node, Primitive } from './primitives.ts';
+import { is, isLeaf, written } from './primitives.ts';
+import { simplify } from './simplify.ts';
+import type { TensorType } from './types.ts';
+import { GraphError, resolveAxis, sameShape, typeText } from './types.ts';
+
+/** A value of a graph. Belongs to the graph that made it. */
+export class Tensor {
+  readonly graph: Graph;
+  /** Unique within the graph. */
+  readonly id: number;
+  readonly node: Node;
+  readonly type: TensorType;
+
+  constructor(graph: Graph, id: number, node: Node, type: TensorType) {
+    this.graph = graph;
+    this.id = id;
+    this.node = node;
+    this.type = type;
+  }
+  get shape(): readonly number[] {
+    return this.type.shape;
+  }
+  get dtype(): DType {
+    return this.type.dtype;
+  }
+}
+
+/** A tensor, or a number that takes the other operand's element type. */
+export type Value = Tensor | number;
+
+/** Order of the values in the tensor that `adamw` reads its settings from; all f32. */
+export interface AdamWHyper {
+  readonly learningRate: number;
+  readonly beta1: number;
+  readonly beta2: number;
+  readonly eps: number;
+  readonly weightDecay: number;
+  /** Number of this update, from 1: corrects the bias of the moments. */
+  readonly step: number;
+}
+
+/** The contents of `adamw`'s `hyper` tensor (f32 [7]); bias corrections are computed here in float64. */
+export function adamwHyper(hyper: AdamWHyper): Float32Array<ArrayBuffer> {
+  const { learningRate, beta1, beta2, eps, weightDecay, step } = hyper;
+  return Float32Array.of(
+    learningRate,
+    beta1,
+    beta2,
+    eps,
+    weightDecay,
+    1 / (1 - beta1 ** step),
+    1 / (1 - beta2 ** step),
+  );
+}
+
+export class Graph {
+  readonly #nodes: Node[] = [];
+  readonly #byName = new Map<string, Node>();
+  /** Nodes without effects by what they compute: the same thing is never computed twice. */
+  readonly #known = new Map<string, Node>();
+  /** Tensors whose memory a later node has overwritten. */
+  readonly #overwritten = new Map<Tensor, Node>();
+  #tensors = 0;
+
+  /** All nodes in the order of recording; the inputs of a node come before it. */
+  get nodes(): readonly Node[] {
+    return this.#nodes;
+  }
+
+  /**
+   * Records one application of a primitive and returns its results. The methods below are the usual way.
+   * Throws `GraphError` when shapes or types do not fit, or an input has been overwritten.
+   */
+  apply<P extends Primitive>(
+    primitive: P,
+    attributes: Attributes[P],
+    inputs: readonly Tensor[] = [],
+  ): readonly Tensor[] {
+    for (const input of inputs) this.#check(input, primitive);
+    const types = inferTypes(
+      primitive,
+      attributes,
+      inputs.map((input) => input.type),
+    );
+    const simple = simplify(this, primitive, attributes, inputs, types);
+    if (simple !== null) return [simple];
+    const key = identity(primitive, attributes, inputs);
+    const known = key === null ? undefined : this.#known.get(key);
+    if (known !== undefined) return known.outputs;
+    const outputs: Tensor[] = [];
+    const node: Node<P> = { id: this.#nodes.length, primitive, attributes, inputs, outputs };
+    for (const type of types) outputs.push(new Tensor(this, this.#tensors++, node as unknown as Node, type));
+    this.#nodes.push(node as unknown as Node);
+    if (key !== null) this.#known.set(key, node as unknown as Node);
+    for (const index of written(node as unknown as Node))
+      this.#overwrite(inputs[index], node as unknown as Node);
+    return outputs;
+  }
+
+  #check(input: Tensor, primitive: Primitive): void {
+    if (input.graph !== this) throw new GraphError(`${primitive}: the tensor belongs to another graph`);
+    const root = memoryOf(input);
+    const writer = this.#overwritten.get(root) ?? this.#overwritten.get(input);
+    if (writer !== undefined)
+      throw new GraphError(
+        `${primitive}: ${describe(root)} has been overwritten by '${writer.primitive}' (node ${writer.id}); use the tensor that it returned`,
+      );
+  }
+
+  #overwrite(tensor: Tensor, writer: Node): void {
+    const root = leafOf(tensor);
+    if (root === null || !(is(root.node, 'state') || is(root.node, 'parameter')))
+      throw new GraphError(
+        `${writer.primitive} writes a state or parameter, not the result of '${tensor.node.primitive}'`,
+      );
+    if (memoryOf(tensor) !== tensor)
+      throw new GraphError(`${writer.primitive} writes a whole state, not a part of it`);
+    this.#overwritten.set(tensor, writer);
+  }
+
+  /** The tensor of an input, parameter or state of this name, or undefined. */
+  find(name: string): Tensor | undefined {
+    return this.#byName.get(name)?.outputs[0];
+  }
+
+  #leaf(kind: 'input' | 'parameter' | 'state', name: string, dtype: DType, shape: readonly number[]): Tensor {
+    const earlier = this.#byName.get(name);
+    if (earlier !== undefined) {
+      const { type } = earlier.outputs[0];
+      if (earlier.primitive === kind && type.dtype === dtype && sameShape(type.shape, shape))
+        return earlier.outputs[0];
+      throw new GraphError(
+        `the name '${name}' already belongs to the ${earlier.primitive} ${typeText(type)}`,
+      );
+    }
+    const [tensor] = this.apply(kind, { name, type: { dtype, shape: [...shape] } });
+    this.#byName.set(name, tensor.node);
+    return tensor;
+  }
+  /** Written by the host with `program.write(name, …)`; keeps its value from run to run. */
+  input(name: string, dtype: DType, shape: readonly number[]): Tensor {
+    return this.#leaf('input', name, dtype, shape);
+  }
+  /** A parameter of the `ParameterStore`. Asking again for the same name returns the same tensor. */
+  parameter(name: string, dtype: DType, shape: readonly number[]): Tensor {
+    return this.#leaf('parameter', name, dtype, shape);
+  }
+  /** Persistent memory of the `ParameterStore` that the program reads and writes: moments, caches, counters. */
+  state(name: string, dtype: DType, shape: readonly number[]): Tensor {
+    return this.#leaf('state', name, dtype, shape);
+  }
+  /** Every element is `value`. */
+  constant(value: number, dtype: DType = 'f32', shape: readonly number[] = [1]): Tensor {
+    return this.apply('constant', { value, type: { dtype, shape } })[0];
+  }
+  /** Fixed data, row-major. f32 from a Float32Array, i32 from an Int32Array. */
+  literal(data: Float32Array | Int32Array, shape: readonly number[] = [data.length]): Tensor {
+    const dtype = data instanceof Float32Array ? 'f32' : 'i32';
+    return this.apply('literal', { data, type: { dtype, shape } })[0];
+  }
+  /** i32: 0, 1, 2, … along `axis`. */
+  iota(shape: readonly number[], axis = -1): Tensor {
+    return this.apply('iota', { shape, axis: resolveAxis(axis, shape) })[0];
+  }
+
+  /** Elementwise function with NumPy's broadcasting. At least one operand is a tensor. */
+  map(fn: MapFn, ...operands: readonly Value[]): Tensor {
+    if (operands.length !== MAP_ARITY[fn])
+      throw new GraphError(`'${fn}' takes ${MAP_ARITY[fn]} arguments, not ${operands.length}`);
+    const valued = operands.filter(
+      (operand, index) => typeof operand !== 'number' && (fn !== 'select' || index > 0),
+    );
+    const dtype = (valued[0] as Tensor | undefined)?.dtype ?? 'f32';
+    let shape: readonly number[] = [1];
+    for (const operand of operands) {
+      if (typeof operand === 'number') continue;
+      try {
+        shape = broadcastShapes(shape, operand.shape);
+      } catch {
+        throw new GraphError(
+          `'${fn}': shapes ${operands.map((o) => (typeof o === 'number' ? o : typeText(o.type))).join(', ')} do not broadcast`,
+        );
+      }
+    }
+    const inputs = operands.map((operand) =>
+      typeof operand === 'number' ? this.constant(operand, dtype, shape) : this.broadcastTo(operand, shape),
+    );
+    return this.apply('map', { fn }, inputs)[0];
+  }
+  add(a: Value, b: Value): Tensor {
+    return this.map('add', a, b);
+  }
+  sub(a: Value, b: Value): Tensor {
+    return this.map('sub', a, b);
+  }
+  mul(a: Value, b: Value): Tensor {
+    return this.map('mul', a, b);
+  }
+  /** Exactly rounded for f32; truncates for integers. */
+  div(a: Value, b: Value): Tensor {
+    return this.map('div', a, b);
+  }
+  /** Smaller of the two; of equal values the gradient goes to `a`. */
+  min(a: Value, b: Value): Tensor {
+    return this.map('min', a, b);
+  }
+  /** Larger of the two; of equal values the gradient goes to `a`. */
+  max(a: Value, b: Value): Tensor {
+    return this.map('max', a, b);
+  }
+  /** x limited to low … high; no gradient outside. */
+  clip(x: Tensor, low: Value, high: Value): Tensor {
+    return this.min(this.max(x, low), high);
+  }
+  neg(x: Tensor): Tensor {
+    return this.map('neg', x);
+  }
+  abs(x: Tensor): Tensor {
+    return this.map('abs', x);
+  }
+  exp(x: Tensor): Tensor {
+    return this.map('exp', x);
+  }
+  log(x: Tensor): Tensor {
+    return this.map('log', x);
+  }
+  sqrt(x: Tensor): Tensor {
+    return this.map('sqrt', x);
+  }
+  rsqrt(x: Tensor): Tensor {
+    return this.map('rsqrt', x);
+  }
+  sigmoid(x: Tensor): Tensor {
+    return this.map('sigmoid', x);
+  }
+  tanh(x: Tensor): Tensor {
+    return this.map('tanh', x);
+  }
+  /** Elementwise comparison; bool. */
+  compare(fn: 'lt' | 'le' | 'gt' | 'ge' | 'eq' | 'ne', a: Value, b: Value): Tensor {
+    return this.map(fn, a, b);
+  }
+  /** condition ? a : b, elementwise; `condition` is bool. */
+  where(condition: Tensor, a: Value, b: Value): Tensor {
+    return this.map('select', condition, a, b);
+  }
+  /** x * sigmoid(x). */
+  silu(x: Tensor): Tensor {
+    return this.mul(x, this.sigmoid(x));
+  }
+  /** silu(gate) * up. */
+  swiglu(gate: Tensor, up: Tensor): Tensor {
+    return this.mul(this.silu(gate), up);
+  }
+  /** Converts the element type with the tile language's rounding. */
+  cast(x: Tensor, dtype: DType): Tensor {
+    return this.apply('cast', { dtype }, [x])[0];
+  }
+  /** Repeats size-1 and missing leading dimensions. */
+  broadcastTo(x: Tensor, shape: readonly number[]): Tensor {
+    const padded = [...Array<number>(Math.max(0, shape.length - x.shape.length)).fill(1), ...x.shape];
+    return this.apply('broadcast', { shape }, [this.reshape(x, padded)])[0];
+  }
+  /** The same elements under another shape; one size may be -1 (whatever is left). */
+  reshape(x: Tensor, shape: readonly number[]): Tensor {
+    const known = shape.reduce((product, size) => (size === -1 ? product : product * size), 1);
+    const full = shape.map((size) => (size === -1 ? elementCount(x.shape) / known : size));
+    return this.apply('reshape', { shape: full }, [x])[0];
+  }
+  /** Rows `start` to `end` (exclusive; the last when left out) of the first axis, without a copy. */
+  slice(x: Tensor, start: number, end = x.shape[0]): Tensor {
+    return this.apply('slice', { start, end }, [x])[0];
+  }
+  /** Rows of zeros before and after `x` along the first axis. */
+  pad(x: Tensor, before: number, after: number): Tensor {
+    return this.apply('pad', { before, after }, [x])[0];
+  }
+  /** Swaps the dimensions of a matrix. */
+  transpose(x: Tensor): Tensor {
+    return this.apply('transpose', {}, [x])[0];
+  }
+  /** x, through which no gradient flows. */
+  stopGradient(x: Tensor): Tensor {
+    return this.apply('stopGradient', {}, [x])[0];
+  }
+  /** Reduction along one axis (the last), which is kept with size 1. */
+  reduce(fn: ReduceFn, x: Tensor, axis = -1): Tensor {
+    return this.apply('reduce', { fn, axis: resolveAxis(axis, x.shape) }, [x])[0];
+  }
+  /** Sum along `axis`, kept with size 1; of all elements, as [1], when no axis is given. */
+  sum(x: Tensor, axis?: number): Tensor {
+    return axis === undefined ? this.reduce('sum', this.reshape(x, [-1])) : this.reduce('sum', x, axis);
+  }
+  /** Mean along `axis`, kept with size 1; of all elements, as [1], when no axis is given. */
+  mean(x: Tensor, axis?: number): Tensor {
+    const total = this.sum(x, axis);
+    return this.div(total, elementCount(x.shape) / elementCount(total.shape));
+  }
+
+  /**
+   * Matrix product, accumulated in f32 over ascending k: a [m, k] (or [k, m] with `transA`), b [k, n] (or [n, k] with
+   * `transB`), both f32 or both bf16, to f32 [m, n].
+   */
+  matmul(a: Tensor, b: Tensor, options: { transA?: boolean; transB?: boolean } = {}): Tensor {
+    return this.apply('matmul', { transA: options.transA ?? false, transB: options.transB ?? false }, [
+      a,
+      b,
+    ])[0];
+  }
+  /** Rows `ids` (i32 [T]) of `table` [V, D]: [T, D] of the table's type. Also selects rows of activations. */
+  embedding(table: Tensor, ids: Tensor): Tensor {
+    return this.apply('embedding', {}, [table, ids])[0];
+  }
+  /**
+   * x / sqrt(mean(x²) + eps) * weight over groups of `weight`'s size N: x f32 [T, D] with D a multiple of N (N = head
+   * size for the norm of queries and keys). f32 [T, D]. (Zhang and Sennrich 2019.)
+   */
+  rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
+    return this.apply('rmsNorm', { eps }, [x, weight])[0];
+  }
+  /** Rotary positions: x f32 [T, heads * headDim], positions i32 [T]. Rotates the halves of each head (Su et al. 2021; Hugging Face layout). */
+  rope(x: Tensor, positions: Tensor, options: { headDim: number; theta: number }): Tensor {
+    return this.apply('rope', { ...options, inverse: false }, [x, positions])[0];
+  }
+  /**
+   * Causal attention of `batch` sequences stacked along the rows. q [batch * Q, heads * headDim], k and v
+   * [batch * K, kvHeads * headDim], of one type; out f32 like q. Query i of sequence b sees keys 0 … offsets[b] + i
+   * of its sequence (offsets i32 [batch]; zero when left out). So a training batch has Q = K and no offsets; with a
+   * KV cache K is its capacity and offsets[b] the number of tokens before these queries.
+   */
+  attention(q: Tensor, k: Tensor, v: Tensor, shape: AttentionShape, offsets?: Tensor): Tensor {
+    const { batch, heads, kvHeads, headDim, scale = 1 / Math.sqrt(headDim) } = shape;
+    const inputs = offsets === undefined ? [q, k, v] : [q, k, v, offsets];
+    return this.apply('attention', { batch, heads, kvHeads, headDim, scale }, inputs)[0];
+  }
+  /**
+   * Of each row of f32 logits [T, V]: log softmax(logits / temperature)[target], f32 [T], and the entropy of that
+   * distribution in nats, f32 [T]. A target outside the vocabulary (-1: padding) gives log-probability 0 without gradient.
+   */
+  tokenLogProbability(
+    logits: Tensor,
+    targets: Tensor,
+    temperature = 1,
+  ): { logprob: Tensor; entropy: Tensor } {
+    const [logprob, entropy] = this.apply('tokenLogProbability', { temperature }, [logits, targets]);
+    return { logprob, entropy };
+  }
+
+  /** The state's (or parameter's) memory becomes `value`; returns the new version. */
+  assign(state: Tensor, value: Tensor): Tensor {
+    return this.apply('assign', {}, [state, value])[0];
+  }
+  /** state[rows[i], :] = value[i, :] for each i, in place; rows outside (-1: padding) are skipped. Returns the new version. */
+  scatterRows(state: Tensor, rows: Tensor, value: Tensor): Tensor {
+    return this.apply('scatterRows', {}, [state, rows, value])[0];
+  }
+  /**
+   * One step of AdamW (Loshchilov and Hutter 2019) on a parameter with f32 moments `m`, `v`, all updated in place:
+   * `hyper` is f32 [7], filled from `adamwHyper`. The decay, when on, is decoupled: parameter -= lr * weightDecay * parameter.
+   * Returns the new versions.
+   */
+  adamw(
+    parameter: Tensor,
+    gradient: Tensor,
+    m: Tensor,
+    v: Tensor,
+    hyper: Tensor,
+    options: { decay?: boolean } = {},
+  ): { parameter: Tensor; m: Tensor; v: Tensor } {
+    const at = (index: number) => this.slice(hyper, index, index + 1);
+    const [lr, beta1, beta2, eps, decay, correction1, correction2] = [0, 1, 2, 3, 4, 5, 6].map(at);
+    const p = this.cast(parameter, 'f32');
+    const g = this.cast(gradient, 'f32');
+    const nextM = this.add(this.mul(m, beta1), this.mul(g, this.sub(1, beta1)));
+    const nextV = this.add(this.mul(v, beta2), this.mul(this.mul(g, g), this.sub(1, beta2)));
+    const denominator = this.add(this.sqrt(this.mul(nextV, correction2)), eps);
+    const kept = (options.decay ?? true) ? this.sub(p, this.mul(p, this.mul(lr, decay))) : p;
+    const next = this.sub(kept, this.div(this.mul(lr, this.mul(nextM, correction1)), denominator));
+    return {
+      m: this.assign(m, nextM),
+      v: this.assign(v, nextV),
+      parameter: this.assign(parameter, this.cast(next, parameter.dtype)),
+    };
+  }
+  /**
+   * A user's kernel. `inputs` fill its 'read' and 'readwrite' views in order. Results: the new versions of what
+   * fills 'readwrite' views (states only), then the 'write' views. `gradient` may be left out where none is asked for.
+   */
+  custom(
+    kernel: Kernel,
+    inputs: readonly Tensor[],
+    options: { gradient?: CustomGradient } = {},
+  ): readonly Tensor[] {
+    return this.apply('custom', { kernel, gradient: options.gradient ?? null }, inputs);
+  }
+}
+
+/** The tensor that owns the memory of a view into it (reshape, slice, stopGradient). */
+export function memoryOf(tensor: Tensor): Tensor {
+  const { node } = tensor;
+  return is(node, 'reshape') || is(node, 'slice') || is(node, 'stopGradient')
+    ? memoryOf(node.inputs[0])
+    : tensor;
+}
+
+/** The leaf whose memory this tensor is, through views and in-place updates; null for a computed value. */
+export function leafOf(tensor: Tensor): Tensor | null {
+  const root = memoryOf(tensor);
+  if (isLeaf(root.node)) return root;
+  const position = root.node.outputs.indexOf(root);
+  const target = written(root.node)[position];
+  return target === undefined ? null : leafOf(root.node.inputs[target]);
+}
+
+function describe(tensor: Tensor): string {
+  const leaf = leafOf(tensor);
+  return leaf !== null && 'name' in leaf.node.attributes
+    ? `${leaf.node.primitive} '${leaf.node.attributes.name}'`
+    : `the result of '${tensor.node.primitive}'`;
+}
+
+/** Two nodes of the same key compute the same values; null for leaves and nodes with effects or functions inside. */
+function identity(
+  primitive: Primitive,
+  attributes: Attributes[Primitive],
+  inputs: readonly Tensor[],
+): string | null {
+  switch (primitive) {
+    case 'input':
+    case 'parameter':
+    case 'state':
+    case 'literal':
+    case 'assign':
+    case 'scatterRows':
+    case 'custom':
+      return null;
+    default:
+      return `${primitive} ${inputs.map((input) => input.id).join(' ')} ${attributesText(attributes)}`;
+  }
+}
+
+function attributesText(attributes: Attributes[Primitive]): string {
+  return JSON.stringify(attributes, (_, value) => (typeof value === 'number' ? numberText(value) : value));
+}
+
+/** JSON has no -0, NaN and infinities. */
+function numberText(value: number): number | string {
+  return Number.isFinite(value) && !Object.is(value, -0) ? value : Object.is(value, -0) ? '-0' : `${value}`;
+}

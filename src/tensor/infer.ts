@@ -1,0 +1,281 @@
+/** Shapes and element types of every primitive's results, and the checks of its arguments. */
+
+import type { DType } from '../numerics/dtype.ts';
+import { elementCount, MAP_ARITY } from '../tile/ir.ts';
+import { COMPARISONS, castable, dotResult, MAP_TYPES } from '../tile/verify.ts';
+import type { Attributes, Primitive } from './primitives.ts';
+import type { TensorType } from './types.ts';
+import { GraphError, sameShape, sameType, typeText } from './types.ts';
+
+type Infer<P extends Primitive> = (
+  attributes: Attributes[P],
+  inputs: readonly TensorType[],
+) => readonly TensorType[];
+
+function expect(condition: boolean, message: () => string): void {
+  if (!condition) throw new GraphError(message());
+}
+
+function expectRank(type: TensorType, rank: number, what: string): void {
+  expect(type.shape.length === rank, () => `${what} must have ${rank} dimensions, not ${typeText(type)}`);
+}
+
+function expectDType(type: TensorType, dtypes: readonly DType[], what: string): void {
+  expect(
+    dtypes.includes(type.dtype),
+    () => `${what} must be ${dtypes.join(' or ')}, not ${typeText(type)}; cast it`,
+  );
+}
+
+function expectSame(found: TensorType, wanted: TensorType, what: string): void {
+  expect(sameType(found, wanted), () => `${what} must be ${typeText(wanted)}, not ${typeText(found)}`);
+}
+
+function leaf(attributes: { readonly type: TensorType }): readonly TensorType[] {
+  const { type } = attributes;
+  expect(
+    type.shape.length > 0 && type.shape.every((size) => Number.isInteger(size) && size > 0),
+    () => `a shape is one or more positive integers, not [${type.shape.join(', ')}]; a single value is [1]`,
+  );
+  return [type];
+}
+
+const STORED: readonly DType[] = ['f32', 'bf16'];
+
+export const INFER: { readonly [P in Primitive]: Infer<P> } = {
+  input: leaf,
+  parameter: leaf,
+  state: leaf,
+  literal: (attributes) => {
+    const count = elementCount(attributes.type.shape);
+    expect(
+      count === attributes.data.length,
+      () => `${attributes.data.length} values do not fill ${typeText(attributes.type)} of ${count} elements`,
+    );
+    return leaf(attributes);
+  },
+  constant: (attributes) => {
+    expectDType(attributes.type, ['f32', 'i32', 'u32', 'bool'], 'a constant');
+    return leaf(attributes);
+  },
+  iota: ({ shape }) => leaf({ type: { dtype: 'i32', shape } }),
+
+  map: ({ fn }, inputs) => {
+    expect(
+      inputs.length === MAP_ARITY[fn],
+      () => `'${fn}' takes ${MAP_ARITY[fn]} arguments, not ${inputs.length}`,
+    );
+    const valued = fn === 'select' ? inputs.slice(1) : inputs;
+    if (fn === 'select') expectDType(inputs[0], ['bool'], `the condition of 'select'`);
+    for (const input of valued) {
+      expectDType(input, MAP_TYPES[fn], `an argument of '${fn}'`);
+      expect(
+        input.dtype === valued[0].dtype,
+        () => `arguments of '${fn}' differ in type: ${typeText(valued[0])} and ${typeText(input)}; cast one`,
+      );
+    }
+    for (const input of inputs)
+      expect(
+        sameShape(input.shape, inputs[0].shape),
+        () => `arguments of '${fn}' differ in shape: ${typeText(inputs[0])} and ${typeText(input)}`,
+      );
+    return [{ dtype: COMPARISONS.has(fn) ? 'bool' : valued[0].dtype, shape: inputs[0].shape }];
+  },
+  cast: ({ dtype }, [x]) => {
+    expect(
+      castable(x.dtype, dtype),
+      () => `no cast from ${x.dtype} to ${dtype}; go through f32 (to bool: compare)`,
+    );
+    return [{ dtype, shape: x.shape }];
+  },
+  broadcast: ({ shape }, [x]) => {
+    expect(
+      x.shape.length === shape.length && x.shape.every((size, axis) => size === 1 || size === shape[axis]),
+      () => `${typeText(x)} does not broadcast to [${shape.join(', ')}]`,
+    );
+    return [{ dtype: x.dtype, shape }];
+  },
+  reshape: ({ shape }, [x]) => {
+    expect(
+      shape.length > 0 && elementCount(shape) === elementCount(x.shape),
+      () => `${typeText(x)} has ${elementCount(x.shape)} elements and cannot become [${shape.join(', ')}]`,
+    );
+    return [{ dtype: x.dtype, shape }];
+  },
+  slice: ({ start, end }, [x]) => {
+    expect(
+      Number.isInteger(start) && Number.isInteger(end) && start >= 0 && end > start && end <= x.shape[0],
+      () => `rows ${start} to ${end} are not within ${typeText(x)}`,
+    );
+    return [{ dtype: x.dtype, shape: [end - start, ...x.shape.slice(1)] }];
+  },
+  pad: ({ before, after }, [x]) => {
+    expect(before >= 0 && after >= 0, () => `padding must not be negative: ${before}, ${after}`);
+    return [{ dtype: x.dtype, shape: [x.shape[0] + before + after, ...x.shape.slice(1)] }];
+  },
+  transpose: (_, [x]) => {
+    expectRank(x, 2, 'the argument of transpose');
+    return [{ dtype: x.dtype, shape: [x.shape[1], x.shape[0]] }];
+  },
+  stopGradient: (_, [x]) => [x],
+  reduce: ({ fn, axis }, [x]) => {
+    expectDType(x, ['f32', 'i32', 'u32'], `the argument of '${fn}'`);
+    return [{ dtype: x.dtype, shape: x.shape.map((size, dimension) => (dimension === axis ? 1 : size)) }];
+  },
+
+  matmul: ({ transA, transB }, [a, b]) => {
+    expectRank(a, 2, 'the first matrix');
+    expectRank(b, 2, 'the second matrix');
+    const dtype = dotResult(a.dtype, b.dtype);
+    expect(
+      dtype === 'f32' && STORED.includes(a.dtype),
+      () => `no matrix product of ${typeText(a)} and ${typeText(b)}; cast both to f32 or bf16`,
+    );
+    const [m, k] = transA ? [a.shape[1], a.shape[0]] : a.shape;
+    const [k2, n] = transB ? [b.shape[1], b.shape[0]] : b.shape;
+    expect(
+      k === k2,
+      () =>
+        `inner sizes of a matrix product differ: ${k} of ${typeText(a)}${transA ? ' transposed' : ''} and ${k2} of ${typeText(b)}${transB ? ' transposed' : ''}`,
+    );
+    return [{ dtype: 'f32', shape: [m, n] }];
+  },
+  embedding: (_, [table, ids]) => {
+    expectRank(table, 2, 'an embedding table');
+    expectDType(table, STORED, 'an embedding table');
+    expectRank(ids, 1, 'token ids');
+    expectDType(ids, ['i32'], 'token ids');
+    return [{ dtype: table.dtype, shape: [ids.shape[0], table.shape[1]] }];
+  },
+  embeddingGrad: ({ vocabulary }, [cotangent, ids]) => {
+    expectDType(cotangent, ['f32'], 'the cotangent of an embedding');
+    expect(cotangent.shape[0] === ids.shape[0], () => `${typeText(cotangent)} does not have a row a token`);
+    return [{ dtype: 'f32', shape: [vocabulary, cotangent.shape[1]] }];
+  },
+  rmsNorm: (_, [x, weight]) => {
+    expectRank(x, 2, 'the argument of rmsNorm');
+    expectDType(x, ['f32'], 'the argument of rmsNorm');
+    expectRank(weight, 1, 'the weight of rmsNorm');
+    expectDType(weight, ['f32'], 'the weight of rmsNorm');
+    expect(
+      x.shape[1] % weight.shape[0] === 0,
+      () => `rmsNorm: ${typeText(x)} does not divide into groups of ${weight.shape[0]}`,
+    );
+    return [{ dtype: 'f32', shape: x.shape }];
+  },
+  rmsNormGrad: (_, [x, weight, cotangent]) => {
+    expectSame(cotangent, { dtype: 'f32', shape: x.shape }, 'the cotangent of rmsNorm');
+    return [
+      { dtype: 'f32', shape: x.shape },
+      { dtype: 'f32', shape: weight.shape },
+    ];
+  },
+  rope: ({ headDim }, [x, positions]) => {
+    expectRank(x, 2, 'the argument of rope');
+    expectDType(x, ['f32'], 'the argument of rope');
+    expectSame(positions, { dtype: 'i32', shape: [x.shape[0]] }, 'positions');
+    expect(
+      headDim % 2 === 0 && x.shape[1] % headDim === 0,
+      () => `rope: ${typeText(x)} does not divide into heads of even size ${headDim}`,
+    );
+    return [x];
+  },
+  attention: ({ batch, heads, kvHeads, headDim }, [q, k, v, ...offsets]) => {
+    expectRank(q, 2, 'queries');
+    expectDType(q, STORED, 'queries');
+    expect(
+      q.shape[1] === heads * headDim && q.shape[0] % batch === 0,
+      () => `queries must be [${batch} * n, ${heads} * ${headDim}], not ${typeText(q)}`,
+    );
+    expect(heads % kvHeads === 0, () => `${heads} heads cannot share ${kvHeads} key-value heads`);
+    expect(
+      k.shape.length === 2 && k.shape[1] === kvHeads * headDim && k.shape[0] % batch === 0,
+      () => `keys must be [${batch} * n, ${kvHeads} * ${headDim}], not ${typeText(k)}`,
+    );
+    expectSame(k, { dtype: q.dtype, shape: k.shape }, 'keys');
+    expectSame(v, k, 'values');
+    if (offsets.length > 0) expectSame(offsets[0], { dtype: 'i32', shape: [batch] }, 'offsets');
+    else
+      expect(
+        k.shape[0] >= q.shape[0],
+        () => `without offsets there must be a key for every query: ${typeText(q)}, ${typeText(k)}`,
+      );
+    return [
+      { dtype: 'f32', shape: q.shape },
+      { dtype: 'f32', shape: [q.shape[0], heads] },
+    ];
+  },
+  attentionGrad: (_, [q, k, v, out, logSumExp, cotangent]) => {
+    expectDType(logSumExp, ['f32'], 'the log-sum-exp of attention');
+    expectSame(cotangent, out, 'the cotangent of attention');
+    return [q, k, v].map((type) => ({ dtype: 'f32', shape: type.shape }));
+  },
+  tokenLogProbability: ({ temperature }, [logits, targets]) => {
+    expectRank(logits, 2, 'logits');
+    expectDType(logits, ['f32'], 'logits');
+    expectSame(targets, { dtype: 'i32', shape: [logits.shape[0]] }, 'targets');
+    expect(temperature > 0, () => `temperature must be positive, not ${temperature}`);
+    const row: TensorType = { dtype: 'f32', shape: [logits.shape[0]] };
+    return [row, row, row];
+  },
+  tokenLogProbabilityGrad: (_, [logits, targets, entropy, logSumExp, ofLogProbability, ofEntropy]) => {
+    const row: TensorType = { dtype: 'f32', shape: targets.shape };
+    for (const input of [entropy, logSumExp, ofLogProbability, ofEntropy])
+      expectSame(input, row, 'a value of each token');
+    return [logits];
+  },
+
+  assign: (_, [state, value]) => {
+    expectSame(value, state, 'the new value of a state');
+    return [state];
+  },
+  scatterRows: (_, [state, rows, value]) => {
+    expectRank(state, 2, 'the state of scatterRows');
+    expectRank(rows, 1, 'row indices');
+    expectDType(rows, ['i32'], 'row indices');
+    expectSame(value, { dtype: state.dtype, shape: [rows.shape[0], state.shape[1]] }, 'the rows to write');
+    return [state];
+  },
+  custom: ({ kernel }, inputs) => {
+    const read = kernel.views.filter((view) => view.access !== 'write');
+    expect(
+      inputs.length === read.length,
+      () =>
+        `kernel '${kernel.name}' reads ${read.length} views (${read.map((view) => view.name).join(', ')}), but has ${inputs.length} inputs`,
+    );
+    read.forEach((view, index) => {
+      const found = inputs[index];
+      expect(
+        found.dtype === view.dtype && elementCount(found.shape) >= span(view),
+        () =>
+          `view '${view.name}' of kernel '${kernel.name}' is ${typeText(view)}, but the input is ${typeText(found)}`,
+      );
+    });
+    return [
+      ...read.flatMap((view, index) => (view.access === 'readwrite' ? [inputs[index]] : [])),
+      ...kernel.views
+        .filter((view) => view.access === 'write')
+        .map((view) => {
+          expect(
+            elementCount(view.shape) === span(view),
+            () => `view '${view.name}' of kernel '${kernel.name}' must be contiguous to be an output`,
+          );
+          return { dtype: view.dtype, shape: view.shape };
+        }),
+    ];
+  },
+};
+
+/** Elements from a view's first to its last. */
+function span(view: { readonly shape: readonly number[]; readonly strides: readonly number[] }): number {
+  return view.shape.reduce((total, size, axis) => total + (size - 1) * view.strides[axis], 1);
+}
+
+/** Result types of one application. Throws `GraphError`. */
+export function inferTypes<P extends Primitive>(
+  primitive: P,
+  attributes: Attributes[P],
+  inputs: readonly TensorType[],
+): readonly TensorType[] {
+  return (INFER[primitive] as Infer<P>)(attributes, inputs);
+}

@@ -1,0 +1,135 @@
+/**
+ * The primitives of the graph and their attributes. Every table of this folder (types, gradients, kernels, reference
+ * values in the tests) has one entry for each of them, so a new primitive does not compile until all are written.
+ */
+import type { DType } from '../numerics/dtype.ts';
+import type { Kernel, MapFn, ReduceFn } from '../tile/ir.ts';
+import type { Graph, Tensor } from './graph.ts';
+import type { TensorType } from './types.ts';
+
+/** Geometry of an attention over sequences of equal (padded) length, stacked along the rows. */
+export interface AttentionShape {
+  /** Number of sequences. Queries are [batch * queries, heads * headDim], keys [batch * keys, kvHeads * headDim]. */
+  readonly batch: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  /** Factor of the scores before the softmax; 1 / sqrt(headDim) when left out. */
+  readonly scale?: number;
+}
+
+/** The gradient of a user's kernel: cotangents of the outputs (null: zero) to cotangents of the inputs. */
+export type CustomGradient = (
+  graph: Graph,
+  context: {
+    readonly inputs: readonly Tensor[];
+    readonly outputs: readonly Tensor[];
+    readonly cotangents: readonly (Tensor | null)[];
+  },
+) => readonly (Tensor | null)[];
+
+export interface LeafAttributes {
+  readonly name: string;
+  readonly type: TensorType;
+}
+
+export interface Attributes {
+  /** Written by the host before a run. */
+  readonly input: LeafAttributes;
+  /** Persistent and shared between programs through a `ParameterStore`; gradients are taken with respect to these. */
+  readonly parameter: LeafAttributes;
+  /** Persistent like a parameter; optimizer moments, KV caches, counters. */
+  readonly state: LeafAttributes;
+  /** Fixed data. */
+  readonly literal: { readonly data: Float32Array | Int32Array; readonly type: TensorType };
+  /** Every element is `value`. */
+  readonly constant: { readonly value: number; readonly type: TensorType };
+  /** i32, counting along `axis`. */
+  readonly iota: { readonly axis: number; readonly shape: readonly number[] };
+
+  /** Elementwise function of tensors of one shape (the graph's methods insert broadcasts). */
+  readonly map: { readonly fn: MapFn };
+  /** Element type conversion with the tile language's rounding. */
+  readonly cast: { readonly dtype: DType };
+  /** Repeats size-1 dimensions; same rank. */
+  readonly broadcast: { readonly shape: readonly number[] };
+  readonly reshape: { readonly shape: readonly number[] };
+  /** Rows `start` to `end` (exclusive) of the first axis; shares the argument's memory. */
+  readonly slice: { readonly start: number; readonly end: number };
+  /** Rows of zeros before and after: the transpose of `slice`. */
+  readonly pad: { readonly before: number; readonly after: number };
+  /** Swaps the two dimensions of a matrix. */
+  readonly transpose: Record<never, never>;
+  /** The argument, through which no gradient flows. */
+  readonly stopGradient: Record<never, never>;
+  /** Along `axis`, which keeps size 1. */
+  readonly reduce: { readonly fn: ReduceFn; readonly axis: number };
+
+  /** op(a) op(b), accumulated in f32; sums over k ascending. */
+  readonly matmul: { readonly transA: boolean; readonly transB: boolean };
+  /** (table [V, D], ids i32 [T]) to [T, D]; an id outside the table gives zeros. */
+  readonly embedding: Record<never, never>;
+  /** (cotangent [T, D], ids [T]) to [vocabulary, D], tokens in ascending order. */
+  readonly embeddingGrad: { readonly vocabulary: number };
+  /** (x [T, g*N], weight [N]): each group of N is divided by its root mean square and multiplied by the weight. f32. */
+  readonly rmsNorm: { readonly eps: number };
+  /** (x, weight, cotangent) to (dx, dweight). */
+  readonly rmsNormGrad: { readonly eps: number };
+  /** (x [T, h*headDim], positions i32 [T]): rotates the halves of each head (the Hugging Face layout). */
+  readonly rope: { readonly headDim: number; readonly theta: number; readonly inverse: boolean };
+  /** (q, k, v [, offsets i32 [batch]]) to (out, logSumExp f32 [rows, heads]). Causal: query i of a sequence sees keys 0 … offset + i. */
+  readonly attention: Required<AttentionShape>;
+  /** (q, k, v, out, logSumExp, cotangent) to (dq, dk, dv). */
+  readonly attentionGrad: Required<AttentionShape>;
+  /** (logits f32 [T, V], targets i32 [T]) to (log-probability [T], entropy [T], logSumExp [T]) of softmax(logits / temperature). */
+  readonly tokenLogProbability: { readonly temperature: number };
+  /** (logits, targets, entropy, logSumExp, cotangent of log-probability, cotangent of entropy) to dlogits. */
+  readonly tokenLogProbabilityGrad: { readonly temperature: number };
+
+  /** (state, value): the state's memory becomes the value. */
+  readonly assign: Record<never, never>;
+  /** (state [R, C], rows i32 [T], value [T, C]): state[rows[i], :] = value[i, :]; rows outside are skipped. */
+  readonly scatterRows: Record<never, never>;
+  /** A user's kernel: inputs fill its 'read' and 'readwrite' views in order, outputs are its 'write' views. */
+  readonly custom: { readonly kernel: Kernel; readonly gradient: CustomGradient | null };
+}
+
+export type Primitive = keyof Attributes;
+
+/** One application of a primitive. */
+export interface Node<P extends Primitive = Primitive> {
+  /** Position in the graph: inputs have smaller ids. */
+  readonly id: number;
+  readonly primitive: P;
+  readonly attributes: Attributes[P];
+  readonly inputs: readonly Tensor[];
+  readonly outputs: readonly Tensor[];
+}
+
+/** Narrows a node to one primitive, with its attributes. */
+export function is<P extends Primitive>(node: Node, primitive: P): node is Node<P> {
+  return node.primitive === primitive;
+}
+
+/** Primitives that stand for memory or data from outside the graph. */
+export type Leaf = 'input' | 'parameter' | 'state' | 'literal';
+
+export function isLeaf(node: Node): boolean {
+  return is(node, 'input') || is(node, 'parameter') || is(node, 'state') || is(node, 'literal');
+}
+
+/** Indices of the inputs whose memory a node overwrites. Output i is the new version of the i-th of them. */
+export function written(node: Node): readonly number[] {
+  if (is(node, 'assign') || is(node, 'scatterRows')) return [0];
+  if (!is(node, 'custom')) return [];
+  return node.attributes.kernel.views
+    .filter((view) => view.access !== 'write')
+    .flatMap((view, index) => (view.access === 'readwrite' ? [index] : []));
+}
+
+/** Primitives that a fused elementwise kernel computes element by element. */
+export function isElementwise(node: Node): boolean {
+  return (
+    is(node, 'map') || is(node, 'cast') || is(node, 'broadcast') || is(node, 'constant') || is(node, 'iota')
+  );
+}
