@@ -1,4 +1,4 @@
-/** Checkpoints in files. The only part of this room, with `tokenizer_files.ts`, that needs Node. */
+/** Checkpoints in files. The only part of this room, with `tokenizer-files.ts`, that needs Node. */
 import { randomBytes } from 'node:crypto';
 import type { FileHandle } from 'node:fs/promises';
 import { mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises';

@@ -103,5 +103,5 @@ export function policyLoss(g: Graph, inputs: PolicyInputs, settings: PolicySetti
 
 /** 1 on tokens that count, 0 on the others. */
 function mask(g: Graph, { weight }: PolicyInputs): Tensor {
-  return g.select(g.gt(weight, 0), 1, 0);
+  return g.cast(g.compare('gt', weight, 0), 'f32');
 }

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
 import { SPECIAL_TOKENS, Tokenizer, wordTokenizer } from '../../src/checkpoint/tokenizer.ts';
-import { loadTokenizer, saveTokenizer } from '../../src/checkpoint/tokenizer_files.ts';
+import { loadTokenizer, saveTokenizer } from '../../src/checkpoint/tokenizer-files.ts';
 import { Random } from '../../src/numerics/random.ts';
 
 const root = await mkdtemp(join(tmpdir(), 'tandem-tokenizer-'));

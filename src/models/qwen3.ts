@@ -1,0 +1,153 @@
+/**
+ * The Qwen3 family (Qwen3 Technical Report, arXiv 2505.09388, section 2): a pre-norm transformer with RMSNorm,
+ * grouped-query attention with RMS-normalised queries and keys (QK-norm), rotary positions and SwiGLU.
+ *
+ * Matrices are held as [in, out], so that a forward pass multiplies without transposing; checkpoints hold
+ * [out, in] and are transposed when they are read and written.
+ */
+import type { DType } from '../numerics/dtype.ts';
+import type { Graph, Tensor } from '../tensor/graph.ts';
+import type { Qwen3Config } from './config.ts';
+import { ropeTheta } from './config.ts';
+
+/** One weight: its name in a checkpoint, and its shape as this program holds it. */
+export interface WeightSpec {
+  readonly name: string;
+  /** [in, out] for matrices, [vocabulary, hidden] for the embedding, [size] for norms. */
+  readonly shape: readonly number[];
+  readonly kind: 'embedding' | 'matrix' | 'norm';
+  /** Standard deviation of a new weight; norms begin as ones. */
+  readonly std: number;
+}
+
+const layerName = (layer: number, part: string) => `model.layers.${layer}.${part}.weight`;
+
+/** Every weight of a model, in the order in which checkpoints and checksums go through them. */
+export function weightSpecs(config: Qwen3Config): WeightSpec[] {
+  const {
+    hidden_size: hidden,
+    intermediate_size: inner,
+    head_dim: headDim,
+    num_hidden_layers: layers,
+  } = config;
+  const queries = config.num_attention_heads * headDim;
+  const keys = config.num_key_value_heads * headDim;
+  const matrix = (name: string, rows: number, columns: number, depth = 1): WeightSpec => ({
+    name,
+    shape: [rows, columns],
+    kind: 'matrix',
+    std: Math.sqrt(1 / (rows * depth)),
+  });
+  const norm = (name: string, size: number): WeightSpec => ({ name, shape: [size], kind: 'norm', std: 0 });
+  // Projections back into the residual stream are smaller, so that its size does not grow with the depth (GPT-2).
+  const depth = 2 * layers;
+  const specs: WeightSpec[] = [
+    {
+      name: 'model.embed_tokens.weight',
+      shape: [config.vocab_size, hidden],
+      kind: 'embedding',
+      std: Math.sqrt(1 / hidden),
+    },
+  ];
+  for (let layer = 0; layer < layers; layer++) {
+    specs.push(
+      norm(layerName(layer, 'input_layernorm'), hidden),
+      matrix(layerName(layer, 'self_attn.q_proj'), hidden, queries),
+      matrix(layerName(layer, 'self_attn.k_proj'), hidden, keys),
+      matrix(layerName(layer, 'self_attn.v_proj'), hidden, keys),
+      norm(layerName(layer, 'self_attn.q_norm'), headDim),
+      norm(layerName(layer, 'self_attn.k_norm'), headDim),
+      matrix(layerName(layer, 'self_attn.o_proj'), queries, hidden, depth),
+      norm(layerName(layer, 'post_attention_layernorm'), hidden),
+      matrix(layerName(layer, 'mlp.gate_proj'), hidden, inner),
+      matrix(layerName(layer, 'mlp.up_proj'), hidden, inner),
+      matrix(layerName(layer, 'mlp.down_proj'), inner, hidden, depth),
+    );
+  }
+  specs.push(norm('model.norm.weight', hidden));
+  if (!config.tie_word_embeddings) specs.push(matrix('lm_head.weight', hidden, config.vocab_size));
+  return specs;
+}
+
+/** Number of trained values. */
+export function parameterCount(config: Qwen3Config): number {
+  return weightSpecs(config).reduce(
+    (sum, { shape }) => sum + shape.reduce((product, size) => product * size, 1),
+    0,
+  );
+}
+
+export interface ForwardInputs {
+  /** i32 [tokens]. */
+  readonly ids: Tensor;
+  /** i32 [tokens]: the place of each token in its sequence. */
+  readonly positions: Tensor;
+  /**
+   * Attention of a layer over whatever keys and values the caller keeps.
+   * q is [tokens, heads * headDim]; k and v are [tokens, kvHeads * headDim]; the result has q's shape.
+   */
+  attend(layer: number, q: Tensor, k: Tensor, v: Tensor): Tensor;
+}
+
+/** The parameters of a graph by checkpoint name, declared on first use; norms stay in f32. */
+export function declareWeights(g: Graph, config: Qwen3Config, dtype: DType): Map<string, Tensor> {
+  return new Map(
+    weightSpecs(config).map(({ name, shape, kind }) => [
+      name,
+      g.parameter(name, kind === 'norm' ? 'f32' : dtype, shape),
+    ]),
+  );
+}
+
+/** The last hidden states after the final norm, [tokens, hidden]. */
+export function hiddenStates(
+  g: Graph,
+  config: Qwen3Config,
+  weights: ReadonlyMap<string, Tensor>,
+  inputs: ForwardInputs,
+): Tensor {
+  const weight = (name: string) => weights.get(name)!;
+  const { head_dim: headDim, rms_norm_eps: eps } = config;
+  const theta = ropeTheta(config);
+  // The residual stream is f32, whatever the type of the weights.
+  let x = g.cast(g.embedding(weight('model.embed_tokens.weight'), inputs.ids), 'f32');
+  for (let layer = 0; layer < config.num_hidden_layers; layer++) {
+    const part = (name: string) => weight(layerName(layer, name));
+    const linear = (input: Tensor, name: string) => g.matmul(g.cast(input, part(name).dtype), part(name));
+    const normed = (input: Tensor, name: string) => g.rmsNorm(input, part(name), eps);
+
+    const h = normed(x, 'input_layernorm');
+    const q = g.rope(normed(linear(h, 'self_attn.q_proj'), 'self_attn.q_norm'), inputs.positions, {
+      headDim,
+      theta,
+    });
+    const k = g.rope(normed(linear(h, 'self_attn.k_proj'), 'self_attn.k_norm'), inputs.positions, {
+      headDim,
+      theta,
+    });
+    const v = linear(h, 'self_attn.v_proj');
+    x = g.add(x, linear(inputs.attend(layer, q, k, v), 'self_attn.o_proj'));
+
+    const m = normed(x, 'post_attention_layernorm');
+    x = g.add(
+      x,
+      linear(g.swiglu(linear(m, 'mlp.gate_proj'), linear(m, 'mlp.up_proj')), 'mlp.down_proj'),
+    );
+  }
+  return g.rmsNorm(x, weight('model.norm.weight'), eps);
+}
+
+/** Logits of hidden states, f32 [rows, vocabulary]. */
+export function logits(
+  g: Graph,
+  config: Qwen3Config,
+  weights: ReadonlyMap<string, Tensor>,
+  hidden: Tensor,
+): Tensor {
+  if (config.tie_word_embeddings) {
+    const table = weights.get('model.embed_tokens.weight')!;
+    return g.matmul(g.cast(hidden, table.dtype), table, { transB: true });
+  }
+  const head = weights.get('lm_head.weight')!;
+  return g.matmul(g.cast(hidden, head.dtype), head);
+}

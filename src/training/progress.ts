@@ -1,0 +1,31 @@
+/** What a run remembers from step to step beside weights and moments: JSON in the saved state. */
+import { z } from 'zod';
+import { grpoOptions, runOptions, sftOptions } from './options.ts';
+
+const totals = z.object({ tokens: z.number(), seconds: z.number() });
+
+export const progressSchema = z.object({
+  version: z.literal(1),
+  /** Name of a built-in task, or the path of the user's file. */
+  task: z.string(),
+  phases: z.array(z.enum(['cold_start', 'reinforcement'])),
+  run: runOptions,
+  sft: sftOptions,
+  grpo: grpoOptions,
+  dtype: z.enum(['f32', 'bf16']),
+  /** config.json of the model. */
+  config: z.unknown(),
+  /** Index into `phases`; equal to their number when all are done. */
+  phase: z.number().int().nonnegative(),
+  /** Steps of the phase that are done. */
+  step: z.number().int().nonnegative(),
+  /** Optimizer steps of the phase. */
+  optimizerSteps: z.number().int().nonnegative(),
+  seconds: z.number(),
+  totals: z.object({ sft: totals, rollout: totals, learn: totals }),
+  numTokens: z.number(),
+  evaluations: z.array(z.unknown()),
+  parity: z.array(z.unknown()),
+  traces: z.array(z.unknown()),
+});
+export type Progress = z.infer<typeof progressSchema>;
