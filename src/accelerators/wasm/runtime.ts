@@ -26,7 +26,7 @@ export interface RuntimeOptions {
 
 /** A program in memory and in all threads. Runs are queued: one at a time a runtime. */
 export interface LoadedProgram {
-  /** Rejects with an error that names the kernel when one fails. */
+  /** `repeat`: 1 to 2^31 - 1. Rejects with an error that names the kernel when one fails. */
   run(repeat: number): Promise<void>;
   dispose(): void;
 }
@@ -106,8 +106,8 @@ export class WasmRuntime {
     return {
       run: (repeat) => {
         if (disposed) return Promise.reject(new Error('the program was disposed of'));
-        if (!Number.isInteger(repeat) || repeat < 0 || repeat > 0x7fffffff) {
-          return Promise.reject(new RangeError(`cannot run ${repeat} times`));
+        if (!Number.isInteger(repeat) || repeat < 1 || repeat > 0x7fffffff) {
+          return Promise.reject(new RangeError(`repeat must be a whole number, 1 or more, not ${repeat}`));
         }
         return this.#enqueue(() => this.#run(program, address, repeat, launches));
       },
