@@ -248,7 +248,7 @@ class Program {
     const float = (): VecReg => this.#pick(this.#floats);
     const whole = (): VecReg => this.#pick(this.#wholes);
     const mask = this.#names.v();
-    switch (this.#below(12)) {
+    switch (this.#below(13)) {
       case 0:
       case 1:
         return [{ o: 'vbin', fn: this.#pick(floatFns), dst: float(), a: float(), b: float() }];
@@ -284,6 +284,13 @@ class Program {
         return this.#random.float() < 0.5
           ? [{ o: 'vsplat', dst: whole(), a: this.#pick(this.#integers) }]
           : [{ o: 'vfirst', dst: this.#pick(this.#integers), a: whole() }];
+      case 11: {
+        const constants = [mask, this.#names.v()];
+        return constants.flatMap((dst, i): Instr[] => [
+          { o: 'vconst', dst, bits: 0x40000000 + this.#below(3) },
+          { o: 'vbin', fn: i === 0 ? 'fmul' : 'fadd', dst: float(), a: float(), b: dst },
+        ]);
+      }
       default:
         return this.#random.float() < 0.5
           ? [{ o: 'vmove', dst: float(), a: float() }]

@@ -1,12 +1,13 @@
 /** Peephole improvements of straight stretches of code, before registers are allocated. */
 
-import type { Address, VecReg } from '../loops/ir.ts';
+import type { Address, Reg, VecReg } from '../loops/ir.ts';
 import type { Isa } from './codegen-emitter.ts';
 import {
   type Code,
   eachDef,
   eachUse,
   keyOf,
+  mapRegisters,
   type Node,
   type NodeOf,
   type VecCompare,
@@ -111,6 +112,58 @@ export function fuseCompares(code: Code): void {
       return { o: 'vcmpselect', fn, dst: second.dst, x, y, a: second.a, b: second.b };
     },
   );
+}
+
+/** The positions of loops that have no loop in them, as pairs of beginning and end. */
+function innermostLoops(nodes: readonly Node[]): [begin: number, end: number][] {
+  const loops: [number, number][] = [];
+  let begin = -1;
+  nodes.forEach(({ o }, n) => {
+    if (o === 'loopBegin') begin = n;
+    else if (o === 'loopEnd') {
+      if (begin >= 0) loops.push([begin, n]);
+      begin = -1;
+    }
+  });
+  return loops;
+}
+
+/**
+ * Moves vector constants before the innermost loops that they are in, equal ones into one register. Where registers
+ * are short, they are what is spilled first, which puts them back where they are used.
+ */
+export function hoistConstants({ nodes, depths, nextId }: Code): void {
+  const { writes } = counts({ nodes, depths, nextId });
+  const hoisted = new Map<number, Node[]>();
+  const renamed = new Map<number, Reg>();
+  const gone = new Set<number>();
+  for (const [begin, end] of innermostLoops(nodes)) {
+    const known = new Map<number | string, NodeOf<'vconst' | 'viota'>>();
+    for (let n = begin + 1; n < end; n++) {
+      const node = nodes[n];
+      if ((node.o !== 'vconst' && node.o !== 'viota') || writes[keyOf(node.dst)] !== 1) continue;
+      const value = node.o === 'vconst' ? node.bits | 0 : node.o;
+      const equal = known.get(value);
+      if (equal) renamed.set(keyOf(node.dst), equal.dst);
+      else known.set(value, node);
+      gone.add(n);
+    }
+    if (known.size > 0) hoisted.set(begin, [...known.values()]);
+  }
+  if (gone.size === 0) return;
+  const rename = <R extends Reg>(register: R): R =>
+    (renamed.get(keyOf(register)) as R | undefined) ?? register;
+  const before = nodes.splice(0);
+  const depthsBefore = depths.splice(0);
+  before.forEach((node, n) => {
+    for (const constant of hoisted.get(n) ?? []) {
+      nodes.push(constant);
+      depths.push(depthsBefore[n]);
+    }
+    if (gone.has(n)) return;
+    nodes.push(renamed.size > 0 ? mapRegisters(node, rename) : node);
+    depths.push(depthsBefore[n]);
+  });
 }
 
 const commutative: ReadonlySet<string> = new Set([

@@ -2,7 +2,7 @@
 
 import type { LoopFunction } from '../loops/ir.ts';
 import { Emitter, type Isa, type Rule, type Rules } from './codegen-emitter.ts';
-import { foldMemory, fuseCompares } from './codegen-fold.ts';
+import { foldMemory, fuseCompares, hoistConstants } from './codegen-fold.ts';
 import { flowRules, integerRules } from './codegen-integer.ts';
 import { memoryRules, unsupportedType } from './codegen-memory.ts';
 import { type Code, flatten, isVectorKey, type Node, type NodeOf } from './codegen-nodes.ts';
@@ -135,6 +135,7 @@ export function generate(fn: LoopFunction, isa: Isa): Generated {
   const problem = unsupported(fn, isa);
   if (problem) throw new Error(problem);
   const code: Code = flatten(fn);
+  hoistConstants(code);
   if (isa === 'avx512') fuseCompares(code);
   foldMemory(code, isa);
 
