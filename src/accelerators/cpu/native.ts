@@ -45,7 +45,8 @@ async function load(): Promise<Native> {
     );
   }
   const koffi = (await importKoffi()).default;
-  const libc = openLibc(koffi);
+  // What Node itself is linked with: the C library and, where they are apart, its threads, by any name.
+  const libc = koffi.load(null);
   const proto = koffi.proto('int', ['void *']);
   const strerror = libc.func('const char *strerror(int error)');
   return {
@@ -75,18 +76,4 @@ async function importKoffi() {
       { cause: error },
     );
   }
-}
-
-function openLibc(koffi: typeof import('koffi').default) {
-  // glibc has one name; musl has another, without the version.
-  const names = ['libc.so.6', 'libc.musl-x86_64.so.1'];
-  const reasons: string[] = [];
-  for (const name of names) {
-    try {
-      return koffi.load(name);
-    } catch (error) {
-      reasons.push(`${name}: ${error instanceof Error ? error.message : error}`);
-    }
-  }
-  throw new Error(`the cpu device cannot open the C library (${reasons.join('; ')})`);
 }
