@@ -3,7 +3,12 @@ import { spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { after, describe, test } from 'node:test';
 import { processor } from '../../src/accelerators/cpu/cpuid.ts';
-import { availableMemory, processorThreads, usableThreads } from '../../src/accelerators/cpu/host.ts';
+import {
+  availableMemory,
+  cpuQuota,
+  processorThreads,
+  usableThreads,
+} from '../../src/accelerators/cpu/host.ts';
 import { measureLimits } from '../../src/accelerators/cpu/limits.ts';
 import { CodeBlock, DeviceHeap, formatBytes, Mapping } from '../../src/accelerators/cpu/memory.ts';
 import { loadNative } from '../../src/accelerators/cpu/native.ts';
@@ -169,6 +174,33 @@ describe('cpu runtime', { skip: usable ? false : 'not Linux on x86-64' }, async 
     assert.equal(formatBytes(17), '17 bytes');
     assert.equal(formatBytes(3 * 2 ** 30), '3.0 GiB');
     assert.ok(availableMemory() > 2 ** 20);
+  });
+
+  test('limits of control groups count, of both versions and of the groups around', () => {
+    const reader = (files: Record<string, string>) => (path: string) => files[path] ?? null;
+    const two = reader({
+      '/proc/self/cgroup': '0::/a/b\n',
+      '/proc/meminfo': 'MemTotal: 99 kB\nMemAvailable:       1000 kB\n',
+      '/sys/fs/cgroup/a/b/cpu.max': 'max 100000\n',
+      '/sys/fs/cgroup/a/cpu.max': '250000 100000\n',
+      '/sys/fs/cgroup/a/b/memory.max': 'max\n',
+      '/sys/fs/cgroup/a/memory.max': '500000\n',
+      '/sys/fs/cgroup/a/memory.current': '300000\n',
+      '/sys/fs/cgroup/a/memory.stat': 'anon 200000\ninactive_file 1000\n',
+    });
+    assert.equal(cpuQuota(two), 2.5);
+    assert.equal(availableMemory(two), 201_000);
+    const one = reader({
+      '/proc/self/cgroup': '5:memory:/m\n4:cpuset:/\n3:cpu,cpuacct:/c\n0::/\n',
+      '/proc/meminfo': 'MemAvailable: 100 kB\n',
+      '/sys/fs/cgroup/cpu/c/cpu.cfs_quota_us': '150000\n',
+      '/sys/fs/cgroup/cpu/c/cpu.cfs_period_us': '50000\n',
+      '/sys/fs/cgroup/cpu/cpu.cfs_quota_us': '-1\n',
+      '/sys/fs/cgroup/memory/m/memory.limit_in_bytes': '9223372036854771712\n',
+    });
+    assert.equal(cpuQuota(one), 3);
+    assert.equal(availableMemory(one), 102_400);
+    assert.equal(cpuQuota(reader({})), Infinity);
   });
 
   for (const threads of [1, 2, 8]) {

@@ -2,49 +2,54 @@
 import { readFileSync } from 'node:fs';
 import type { Native } from './native.ts';
 
-/** The file's text, or null where there is no such file or it may not be read. */
-function readText(path: string): string | null {
+/** A file's text, or null where there is no such file or it may not be read. */
+export type ReadText = (path: string) => string | null;
+
+const readText: ReadText = (path) => {
   try {
     return readFileSync(path, 'utf8');
   } catch (error) {
     if (error instanceof Error && 'code' in error) return null;
     throw error;
   }
-}
+};
 
 const root = '/sys/fs/cgroup';
 
-/** This process's group and the groups around it in a hierarchy, innermost first. */
-function groupFolders(controller: string): { folders: string[]; version: 1 | 2 } {
-  const lines = (readText('/proc/self/cgroup') ?? '').trim().split('\n');
-  let version: 1 | 2 = 2;
-  let path = '/';
-  for (const line of lines) {
-    const [, controllers = '', where = '/'] = /^\d+:([^:]*):(.*)$/.exec(line) ?? [];
-    if (controllers.split(',').includes(controller))
-      return { folders: upward(controller, where), version: 1 };
-    if (controllers === '') path = where;
-  }
-  version = 2;
-  return { folders: upward('', path), version };
+interface Groups {
+  /** This process's group and the groups around it, innermost first. */
+  readonly folders: readonly string[];
+  readonly version: 1 | 2;
 }
 
-function upward(hierarchy: string, path: string): string[] {
+/** The control groups that limit this process, in the controller's own hierarchy (version 1) or the one of all. */
+function controlGroups(controller: string, read: ReadText): Groups {
+  let path = '/';
+  for (const line of (read('/proc/self/cgroup') ?? '').trim().split('\n')) {
+    const [, controllers = '', where = '/'] = /^\d+:([^:]*):(.*)$/.exec(line) ?? [];
+    if (controllers.split(',').includes(controller)) {
+      return { folders: upward(`${root}/${controller}`, where), version: 1 };
+    }
+    if (controllers === '') path = where;
+  }
+  return { folders: upward(root, path), version: 2 };
+}
+
+function upward(base: string, path: string): string[] {
   const parts = path.split('/').filter((part) => part !== '' && part !== '..');
-  const base = hierarchy === '' ? root : `${root}/${hierarchy}`;
   return Array.from({ length: parts.length + 1 }, (_, up) =>
     [base, ...parts.slice(0, parts.length - up)].join('/'),
   );
 }
 
 /** Processors of time that the control groups grant this process; Infinity where they set no limit. */
-export function cpuQuota(): number {
-  const { folders, version } = groupFolders('cpu');
+export function cpuQuota(read: ReadText = readText): number {
+  const { folders, version } = controlGroups('cpu', read);
   const quotas = folders.map((folder) => {
     const [quota, period] =
       version === 2
-        ? (readText(`${folder}/cpu.max`) ?? 'max').trim().split(' ')
-        : [readText(`${folder}/cpu.cfs_quota_us`) ?? '-1', readText(`${folder}/cpu.cfs_period_us`) ?? '1'];
+        ? (read(`${folder}/cpu.max`) ?? 'max').trim().split(' ')
+        : [read(`${folder}/cpu.cfs_quota_us`) ?? '-1', read(`${folder}/cpu.cfs_period_us`) ?? '1'];
     const limit = Number(quota) / Number(period);
     return limit > 0 ? limit : Infinity;
   });
@@ -90,16 +95,19 @@ export function usableThreads(native: Native, asked?: number): number {
 }
 
 /** Bytes that can be allocated before the machine swaps or the control group's limit ends this process. */
-export function availableMemory(): number {
-  const free = /^MemAvailable:\s+(\d+) kB/m.exec(readText('/proc/meminfo') ?? '');
+export function availableMemory(read: ReadText = readText): number {
+  const free = /^MemAvailable:\s+(\d+) kB/m.exec(read('/proc/meminfo') ?? '');
   let available = free ? Number(free[1]) * 1024 : Infinity;
-  const { folders, version } = groupFolders('memory');
+  const { folders, version } = controlGroups('memory', read);
   const [limitName, usageName] =
     version === 2 ? ['memory.max', 'memory.current'] : ['memory.limit_in_bytes', 'memory.usage_in_bytes'];
   for (const folder of folders) {
-    const limit = Number(readText(`${folder}/${limitName}`) ?? 'max');
-    const usage = Number(readText(`${folder}/${usageName}`) ?? '0');
-    if (limit >= 0) available = Math.min(available, Math.max(0, limit - usage));
+    const limit = Number(read(`${folder}/${limitName}`) ?? 'max');
+    const usage = Number(read(`${folder}/${usageName}`) ?? '0');
+    // Pages of files that were read count as used, and are given up when something else needs them.
+    const statistics = read(`${folder}/memory.stat`) ?? '';
+    const reclaimable = Number(/^inactive_file (\d+)/m.exec(statistics)?.[1] ?? 0);
+    if (limit >= 0) available = Math.min(available, Math.max(0, limit - usage + reclaimable));
   }
   return available;
 }
