@@ -1,0 +1,161 @@
+/** Matrix multiplication with an epilogue. */
+import type { DType } from '../numerics/dtype.ts';
+import type { KernelBuilder, Tile } from '../tile/builder.ts';
+import { buildKernel, ceilDiv } from '../tile/builder.ts';
+import type { Kernel } from '../tile/ir.ts';
+import type { Storage } from './common.ts';
+import { loadF32, memoized, storeAs, typeSuffix } from './common.ts';
+
+/** Sizes of the block of C one program computes, and of the step along k. A schedule: results do not depend on it. */
+export interface MatmulBlocks {
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+}
+
+/** What happens to a block of the product before it is stored: bias, residual, activation. */
+export interface Epilogue {
+  /** Stands for `apply` where kernels are compared: different functions need different keys. */
+  readonly key: string;
+  /** Extra operands, views after a and b: 'full' [m, n], 'row' [1, n], 'column' [m, 1]. All are batched where the product is. */
+  readonly inputs: readonly {
+    readonly name: string;
+    readonly dtype: Storage;
+    readonly kind: 'full' | 'row' | 'column';
+  }[];
+  /** `acc` is f32 [blockM, blockN]; `inputs` are the operands at the same place, f32. */
+  readonly apply: (acc: Tile, inputs: readonly Tile[], k: KernelBuilder) => Tile;
+}
+
+export interface MatmulOptions {
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+  /** Number of independent products; every view then has a first dimension of this size. */
+  readonly batch?: number;
+  /** a is held as [k, m]. */
+  readonly transA?: boolean;
+  /** b is held as [n, k]. */
+  readonly transB?: boolean;
+  readonly aType?: Storage;
+  readonly bType?: Storage;
+  readonly cType?: Storage;
+  readonly blocks?: Partial<MatmulBlocks>;
+  /** c = c + result instead of c = result. The sum is rounded once more. */
+  readonly accumulate?: boolean;
+  readonly epilogue?: Epilogue;
+}
+
+/** Block sizes where the caller names none: few rows (decode) are taken whole, so that weights are read once. */
+export function defaultBlocks({ m, n, k }: { m: number; n: number; k: number }): MatmulBlocks {
+  return { m: Math.min(m, 64), n: Math.min(n, m <= 16 ? 256 : 128), k: Math.min(k, 256) };
+}
+
+/**
+ * c[m, n] = epilogue(a[m, k] · b[k, n]). Views: a, b, the epilogue's inputs, c. Sums are in f32 in ascending k,
+ * one fused multiply-add a step, so neither block sizes nor the number of rows change a bit of the result.
+ */
+export const matmul: (options: MatmulOptions) => Kernel = memoized((options: MatmulOptions): Kernel => {
+  const {
+    m,
+    n,
+    k: depth,
+    batch,
+    transA = false,
+    transB = false,
+    aType = 'f32',
+    bType = 'f32',
+    cType = 'f32',
+    accumulate = false,
+    epilogue,
+  } = options;
+  const block = { ...defaultBlocks(options), ...options.blocks };
+  const name = `matmul_${batch === undefined ? '' : `${batch}x`}${m}x${n}x${depth}_${transA ? 't' : 'n'}${transB ? 't' : 'n'}_${typeSuffix(aType, bType, cType)}${accumulate ? '_acc' : ''}${epilogue === undefined ? '' : `_${epilogue.key}`}`;
+  return buildKernel(name, (k) => {
+    const batched = batch !== undefined;
+    const full = (shape: readonly number[]) => (batched ? [batch, ...shape] : shape);
+    const a = k.input('a', aType, full(transA ? [depth, m] : [m, depth]));
+    const b = k.input('b', bType, full(transB ? [n, depth] : [depth, n]));
+    const extras = (epilogue?.inputs ?? []).map((input) => ({
+      view: k.input(
+        input.name,
+        input.dtype,
+        full([input.kind === 'row' ? 1 : m, input.kind === 'column' ? 1 : n]),
+      ),
+      kind: input.kind,
+    }));
+    const c = accumulate ? k.inout('c', cType, full([m, n])) : k.output('c', cType, full([m, n]));
+    k.grid(ceilDiv(n, block.n), ceilDiv(m, block.m), ...(batched ? [batch] : []));
+    const column = k.programId(0).mul(block.n);
+    const row = k.programId(1).mul(block.m);
+    const at = (offsets: readonly (Tile | number)[]) => (batched ? [k.programId(2), ...offsets] : offsets);
+    const flat = (tile: Tile, shape: readonly number[]) => (batched ? tile.reshape(shape) : tile);
+    // A product of two types is taken in f32, where both are exact.
+    const operand = (tile: Tile, dtype: DType) => (aType === bType ? tile : tile.cast(dtype));
+
+    const [acc] = k.loop(
+      { hi: depth, step: block.k, kind: 'pipelined' },
+      [k.zeros([block.m, block.n])] as const,
+      (position, [sum]) => {
+        const aShape = transA ? [block.k, block.m] : [block.m, block.k];
+        const bShape = transB ? [block.n, block.k] : [block.k, block.n];
+        const aTile = flat(
+          k.load(a, at(transA ? [position, row] : [row, position]), full1(batched, aShape)),
+          aShape,
+        );
+        const bTile = flat(
+          k.load(b, at(transB ? [column, position] : [position, column]), full1(batched, bShape)),
+          bShape,
+        );
+        return [k.dot(operand(aTile, 'f32'), operand(bTile, 'f32'), sum, { transA, transB })] as const;
+      },
+    );
+
+    let result = acc;
+    if (epilogue !== undefined) {
+      const tiles = extras.map(({ view, kind }) => {
+        const shape = [kind === 'row' ? 1 : block.m, kind === 'column' ? 1 : block.n];
+        return flat(
+          loadF32(
+            k,
+            view,
+            at([kind === 'row' ? 0 : row, kind === 'column' ? 0 : column]),
+            full1(batched, shape),
+          ),
+          shape,
+        );
+      });
+      result = epilogue.apply(acc, tiles, k);
+    }
+    const shape = [block.m, block.n];
+    if (accumulate) result = flat(loadF32(k, c, at([row, column]), full1(batched, shape)), shape).add(result);
+    storeAs(k, c, at([row, column]), batched ? result.reshape([1, ...shape]) : result);
+  });
+});
+
+const full1 = (batched: boolean, shape: readonly number[]) => (batched ? [1, ...shape] : shape);
+
+/** result + residual[m, n]. */
+export function residualEpilogue(dtype: Storage): Epilogue {
+  return {
+    key: `residual_${dtype}`,
+    inputs: [{ name: 'residual', dtype, kind: 'full' }],
+    apply: (acc, [residual]) => residual.add(acc),
+  };
+}
+/** result + bias[1, n]. */
+export function biasEpilogue(dtype: Storage): Epilogue {
+  return {
+    key: `bias_${dtype}`,
+    inputs: [{ name: 'bias', dtype, kind: 'row' }],
+    apply: (acc, [bias]) => acc.add(bias),
+  };
+}
+/** silu(gate[m, n]) * result: the up projection of a SwiGLU block (Shazeer, "GLU variants improve transformer", 2020). */
+export function gateEpilogue(dtype: Storage): Epilogue {
+  return {
+    key: `gate_${dtype}`,
+    inputs: [{ name: 'gate', dtype, kind: 'full' }],
+    apply: (acc, [gate]) => gate.mul(gate.sigmoid()).mul(acc),
+  };
+}
