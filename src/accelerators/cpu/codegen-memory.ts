@@ -1,6 +1,6 @@
 /** Vector loads and stores, with conversion between the types of memory and 32-bit lanes. */
 
-import type { MemoryType } from '../loops/ir.ts';
+import type { IntReg, MemoryType } from '../loops/ir.ts';
 import type { Emitter, Isa, Rules } from './codegen-emitter.ts';
 import type { NodeOf } from './codegen-nodes.ts';
 import { emitTranspose, transposeNeeds } from './codegen-transpose.ts';
@@ -15,20 +15,27 @@ export type SupportedType = Exclude<MemoryType, 'f8e4m3' | 'f8e5m2'>;
 
 /** How one type is loaded and stored. Registers are numbers; `d` may be an operand under a mask. */
 interface TypeRule {
-  /** Vector temporaries that `narrow` takes. */
+  /** Vector temporaries that stores take. */
   readonly temps: { readonly [I in Isa]: number };
-  /** Loads and widens elements to the lanes of register `index`, written as `d`. */
-  load(e: Emitter, d: Operand, index: number, memory: Memory): void;
+  /** Loads and widens elements, from memory or packed in a register, to register `index`, written as `d`. */
+  load(e: Emitter, d: Operand, index: number, from: Operand): void;
   /** Every lane of register `index` = the element in memory. */
   repeat(e: Emitter, index: number, memory: Memory): void;
   /** AVX-512: stores under a mask, or whole, to `memory`. AVX2: stores whole. */
   store(e: Emitter, memory: Memory, mask: ((memory: Memory) => Operand) | undefined, a: number): void;
   /** Stores lane 0. */
   storeFirst(e: Emitter, memory: Memory, a: number): void;
-  /** AVX2: the narrowed elements side by side in the low bits of the register returned. Absent for 32-bit types. */
-  readonly pack?: (e: Emitter, a: number) => number;
-  /** Moves element i of a packed register from and to memory. Absent for 32-bit types. */
-  readonly element?: { readonly bytes: number; readonly insert: Mnemonic; readonly extract: Mnemonic };
+  /** AVX2, types of less than 32 bits: how elements are stored packed, and one at a time. */
+  readonly narrow?: Narrow;
+}
+
+interface Narrow {
+  readonly bytes: number;
+  /** Packs the lanes of a, narrowed, side by side into the low bits of the register whose number it returns. */
+  pack(e: Emitter, a: number): number;
+  readonly storePacked: Mnemonic;
+  readonly insert: Mnemonic;
+  readonly extract: Mnemonic;
 }
 
 const none = { avx512: 0, avx2: 0 };
@@ -41,8 +48,8 @@ const word: TypeRule = {
   storeFirst: (e, memory, a) => e.op('vmovss', memory, e.x(a)),
 };
 
-const element16 = { bytes: 2, insert: 'vpinsrw', extract: 'vpextrw' } as const;
-const element8 = { bytes: 1, insert: 'vpinsrb', extract: 'vpextrb' } as const;
+const narrow16 = { bytes: 2, storePacked: 'vmovdqu', insert: 'vpinsrw', extract: 'vpextrw' } as const;
+const narrow8 = { bytes: 1, storePacked: 'vmovq', insert: 'vpinsrb', extract: 'vpextrb' } as const;
 
 /** Temporary 0: a rounded to bf16, in the low half of each lane. */
 function bf16InLanes(e: Emitter, a: number): number {
@@ -75,8 +82,7 @@ const bf16: TypeRule = {
     else e.op('vmovdqu', memory, e.x(packWords(e, bf16InLanes(e, a))));
   },
   storeFirst: (e, memory, a) => e.op('vpextrw', memory, e.x(bf16InLanes(e, a)), 0),
-  pack: (e, a) => packWords(e, bf16InLanes(e, a)),
-  element: element16,
+  narrow: { ...narrow16, pack: (e, a) => packWords(e, bf16InLanes(e, a)) },
 };
 
 const nearestEven = 0;
@@ -90,8 +96,7 @@ const f16: TypeRule = {
   },
   store: (e, memory, mask, a) => e.op('vcvtps2ph', mask ? mask(memory) : memory, e.v(a), nearestEven),
   storeFirst: (e, memory, a) => e.op('vpextrw', memory, e.x(packHalves(e, a)), 0),
-  pack: packHalves,
-  element: element16,
+  narrow: { ...narrow16, pack: packHalves },
 };
 
 function packHalves(e: Emitter, a: number): number {
@@ -122,8 +127,7 @@ function integerBytes(extend: 'vpmovsxbd' | 'vpmovzxbd', shiftBack: 'vpsrad' | '
       else e.op('vmovq', memory, e.x(packBytes(e, a)));
     },
     storeFirst: (e, memory, a) => e.op('vpextrb', memory, e.x(a), 0),
-    pack: packBytes,
-    element: element8,
+    narrow: { ...narrow8, pack: packBytes },
   };
 }
 
@@ -145,7 +149,7 @@ export function unsupportedType(node: { readonly o: string; readonly type?: stri
 const ruleOf = (type: MemoryType): TypeRule => types[type as SupportedType];
 
 /** AVX2: all ones in the lanes below `count`, in vector temporary 0. */
-function laneMask(e: Emitter, count: NodeOf<'vloadpart'>['count']): VectorRegister {
+function laneMask(e: Emitter, count: IntReg): VectorRegister {
   const [t] = e.vectorTemps;
   e.spreadCount(count, e.generalTemps[0], t);
   e.op(
@@ -157,14 +161,23 @@ function laneMask(e: Emitter, count: NodeOf<'vloadpart'>['count']): VectorRegist
   return e.v(t);
 }
 
+/** AVX2: a whole access where count reaches all lanes, which is most often the case, and else the careful one. */
+function wholeOrPart(e: Emitter, { count }: { count: IntReg }, whole: () => void, part: () => void): void {
+  const partial = e.asm.label('partial');
+  const end = e.asm.label('access end');
+  e.op('cmp', e.q(e.number(count)), e.lanes);
+  e.op('jl', partial);
+  whole();
+  e.op('jmp', end);
+  e.asm.bind(partial);
+  part();
+  e.asm.bind(end);
+}
+
 /** AVX2, elements of less than 32 bits: one by one while they last, so that no other byte is touched. */
-function eachElement(
-  e: Emitter,
-  { count }: NodeOf<'vloadpart' | 'vstorepart'>,
-  visit: (lane: number) => void,
-): void {
+function eachElement(e: Emitter, { count }: { count: IntReg }, visit: (lane: number) => void): void {
   const end = e.asm.label('elements end');
-  for (let lane = 0; lane < e.lanes; lane++) {
+  for (let lane = 0; lane < e.lanes - 1; lane++) {
     e.op('cmp', e.q(e.number(count)), lane);
     e.op('jle', end);
     visit(lane);
@@ -174,41 +187,52 @@ function eachElement(
 
 function emitLoadPart(e: Emitter, node: NodeOf<'vloadpart'>): void {
   const { dst, type, from, count } = node;
-  const { load, element } = ruleOf(type);
+  const { load, narrow } = ruleOf(type);
   const d = e.number(dst);
-  if (e.isa === 'avx512') load(e, zeroed(e.v(d), e.maskBelow(count)), d, e.memory(from));
-  else if (!element) e.op('vmaskmovps', e.v(d), laneMask(e, count), e.memory(from));
-  else {
-    const t = e.x(e.vectorTemps[0]);
-    e.op('vxorps', t, t, t);
-    eachElement(e, node, (lane) => e.op(element.insert, t, t, e.memory(from, lane * element.bytes), lane));
-    // From a register, the loads' widening instructions take what the type says.
-    widen(e, type, d, t);
+  if (e.isa === 'avx512') {
+    load(e, zeroed(e.v(d), e.maskBelow(count)), d, e.memory(from));
+    return;
   }
-}
-
-function widen(e: Emitter, type: MemoryType, d: number, packed: Operand): void {
-  const mnemonics = {
-    bf16: 'vpmovzxwd',
-    f16: 'vcvtph2ps',
-    i8: 'vpmovsxbd',
-    u8: 'vpmovzxbd',
-  } as const satisfies Partial<Record<MemoryType, Mnemonic>>;
-  e.op(mnemonics[type as keyof typeof mnemonics], e.v(d), packed);
-  if (type === 'bf16') e.op('vpslld', e.v(d), e.v(d), 16);
+  wholeOrPart(
+    e,
+    node,
+    () => load(e, e.v(d), d, e.memory(from)),
+    () => {
+      if (!narrow) {
+        e.op('vmaskmovps', e.v(d), laneMask(e, count), e.memory(from));
+        return;
+      }
+      const t = e.x(e.vectorTemps[0]);
+      e.op('vxorps', t, t, t);
+      eachElement(e, node, (lane) => e.op(narrow.insert, t, t, e.memory(from, lane * narrow.bytes), lane));
+      load(e, e.v(d), d, t);
+    },
+  );
 }
 
 function emitStorePart(e: Emitter, node: NodeOf<'vstorepart'>): void {
   const { src, type, to, count } = node;
-  const { store, pack, element } = ruleOf(type);
+  const { store, narrow } = ruleOf(type);
   const a = e.number(src);
   if (e.isa === 'avx512') {
     const mask = e.maskBelow(count);
     store(e, e.memory(to), (memory) => masked(memory, mask), a);
-  } else if (!element) e.op('vmaskmovps', e.memory(to), laneMask(e, count), e.v(a));
-  else {
-    const packed = e.x(pack!(e, a));
-    eachElement(e, node, (lane) => e.op(element.extract, e.memory(to, lane * element.bytes), packed, lane));
+  } else if (!narrow) {
+    wholeOrPart(
+      e,
+      node,
+      () => e.op('vmovups', e.memory(to), e.v(a)),
+      () => e.op('vmaskmovps', e.memory(to), laneMask(e, count), e.v(a)),
+    );
+  } else {
+    const packed = e.x(narrow.pack(e, a));
+    wholeOrPart(
+      e,
+      node,
+      () => e.op(narrow.storePacked, e.memory(to), packed),
+      () =>
+        eachElement(e, node, (lane) => e.op(narrow.extract, e.memory(to, lane * narrow.bytes), packed, lane)),
+    );
   }
 }
 
