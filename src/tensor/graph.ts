@@ -39,6 +39,16 @@ export class Tensor {
 /** A tensor, or a number that takes the other operand's element type. */
 export type Value = Tensor | number;
 
+/** Where the rows of a batch's sequences belong: i32 [sequences] each. */
+export interface SequencePlace {
+  /** Which slot of the cache holds the sequence's keys. */
+  readonly slots?: Tensor;
+  /** Position of the sequence's first row. */
+  readonly start?: Tensor;
+  /** How many of the sequence's rows count; the rest is padding. */
+  readonly lengths?: Tensor;
+}
+
 /** Order of the values in the tensor that `adamw` reads its settings from; all f32. */
 export interface AdamWHyper {
   readonly learningRate: number;
@@ -334,15 +344,38 @@ export class Graph {
     return this.apply('rope', { ...options, inverse: false }, [x, positions])[0];
   }
   /**
-   * Causal attention of `batch` sequences stacked along the rows. q [batch * Q, heads * headDim], k and v
-   * [batch * K, kvHeads * headDim], of one type; out f32 like q. Query i of sequence b sees keys 0 … offsets[b] + i
-   * of its sequence (offsets i32 [batch]; zero when left out). So a training batch has Q = K and no offsets; with a
-   * KV cache K is its capacity and offsets[b] the number of tokens before these queries.
+   * Causal attention (softmax(q kᵀ scale) v) of `sequences` sequences whose queries are stacked along the rows: q
+   * [sequences * Q, heads * headDim], out like q. Keys and values are [sequences * K, kvHeads * headDim], or caches
+   * [slots, kvHeads, maxLength, headDim]. Of sequence s, the first lengths[s] rows count (the others give zeros), at
+   * positions from start[s] on, and its keys are in slots[s]; its own must be written before. All three are i32
+   * [sequences]; left out: Q, 0, and s.
    */
-  attention(q: Tensor, k: Tensor, v: Tensor, shape: AttentionShape, offsets?: Tensor): Tensor {
-    const { batch, heads, kvHeads, headDim, scale = 1 / Math.sqrt(headDim) } = shape;
-    const inputs = offsets === undefined ? [q, k, v] : [q, k, v, offsets];
-    return this.apply('attention', { batch, heads, kvHeads, headDim, scale }, inputs)[0];
+  attention(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    shape: AttentionShape,
+    place: SequencePlace = {},
+  ): Tensor {
+    const { sequences, heads, kvHeads, headDim, scale = 1 / Math.sqrt(headDim) } = shape;
+    const queries = q.shape[0] / sequences;
+    const inputs = [q, keys, values, ...this.#place(sequences, queries, place)];
+    return this.apply('attention', { sequences, heads, kvHeads, headDim, scale }, inputs)[0];
+  }
+  #place(sequences: number, queries: number, place: SequencePlace): Tensor[] {
+    return [
+      place.slots ?? this.iota([sequences]),
+      place.start ?? this.constant(0, 'i32', [sequences]),
+      place.lengths ?? this.constant(queries, 'i32', [sequences]),
+    ];
+  }
+  /**
+   * Writes keys or values, rows [sequences * Q, kvHeads * headDim], into the state `cache` [slots, kvHeads, maxLength,
+   * headDim] at the places that `attention` reads. Returns the new version of the cache.
+   */
+  cacheAppend(cache: Tensor, rows: Tensor, sequences: number, place: SequencePlace = {}): Tensor {
+    const inputs = [cache, rows, ...this.#place(sequences, rows.shape[0] / sequences, place)];
+    return this.apply('cacheAppend', {}, inputs)[0];
   }
   /**
    * Of each row of f32 logits [T, V]: log softmax(logits / temperature)[target], f32 [T], and the entropy of that
@@ -443,6 +476,7 @@ function identity(
     case 'literal':
     case 'assign':
     case 'scatterRows':
+    case 'cacheAppend':
     case 'custom':
       return null;
     default:

@@ -180,35 +180,32 @@ export const INFER: { readonly [P in Primitive]: Infer<P> } = {
     );
     return [x];
   },
-  attention: ({ batch, heads, kvHeads, headDim }, [q, k, v, ...offsets]) => {
+  attention: ({ sequences, heads, kvHeads, headDim }, [q, keys, values, ...rest]) => {
     expectRank(q, 2, 'queries');
     expectDType(q, STORED, 'queries');
     expect(
-      q.shape[1] === heads * headDim && q.shape[0] % batch === 0,
-      () => `queries must be [${batch} * n, ${heads} * ${headDim}], not ${typeText(q)}`,
+      q.shape[1] === heads * headDim && q.shape[0] % sequences === 0,
+      () => `queries must be [${sequences} * n, ${heads} * ${headDim}], not ${typeText(q)}`,
     );
     expect(heads % kvHeads === 0, () => `${heads} heads cannot share ${kvHeads} key-value heads`);
+    expectDType(keys, STORED, 'keys');
     expect(
-      k.shape.length === 2 && k.shape[1] === kvHeads * headDim && k.shape[0] % batch === 0,
-      () => `keys must be [${batch} * n, ${kvHeads} * ${headDim}], not ${typeText(k)}`,
+      keys.shape.length === 4
+        ? keys.shape[1] === kvHeads && keys.shape[3] === headDim
+        : keys.shape.length === 2 && keys.shape[1] === kvHeads * headDim && keys.shape[0] % sequences === 0,
+      () =>
+        `keys must be [${sequences} * n, ${kvHeads} * ${headDim}] or a cache [slots, ${kvHeads}, n, ${headDim}], not ${typeText(keys)}`,
     );
-    expectSame(k, { dtype: q.dtype, shape: k.shape }, 'keys');
-    expectSame(v, k, 'values');
-    if (offsets.length > 0) expectSame(offsets[0], { dtype: 'i32', shape: [batch] }, 'offsets');
-    else
-      expect(
-        k.shape[0] >= q.shape[0],
-        () => `without offsets there must be a key for every query: ${typeText(q)}, ${typeText(k)}`,
-      );
-    return [
-      { dtype: 'f32', shape: q.shape },
-      { dtype: 'f32', shape: [q.shape[0], heads] },
-    ];
+    expectSame(values, keys, 'values');
+    ['slots', 'start', 'lengths'].forEach((what, index) => {
+      expectSame(rest[index], { dtype: 'i32', shape: [sequences] }, what);
+    });
+    return [q, { dtype: 'f32', shape: [sequences * kvHeads, (q.shape[0] / sequences) * (heads / kvHeads)] }];
   },
-  attentionGrad: (_, [q, k, v, out, logSumExp, cotangent]) => {
+  attentionGrad: (_, [q, keys, values, _slots, _start, _lengths, out, logSumExp, cotangent]) => {
     expectDType(logSumExp, ['f32'], 'the log-sum-exp of attention');
     expectSame(cotangent, out, 'the cotangent of attention');
-    return [q, k, v].map((type) => ({ dtype: 'f32', shape: type.shape }));
+    return [q, keys, values];
   },
   tokenLogProbability: ({ temperature }, [logits, targets]) => {
     expectRank(logits, 2, 'logits');
@@ -235,6 +232,21 @@ export const INFER: { readonly [P in Primitive]: Infer<P> } = {
     expectDType(rows, ['i32'], 'row indices');
     expectSame(value, { dtype: state.dtype, shape: [rows.shape[0], state.shape[1]] }, 'the rows to write');
     return [state];
+  },
+  cacheAppend: (_, [cache, rows, ...rest]) => {
+    expectRank(cache, 4, 'a cache');
+    const sequences = rest[0].shape[0];
+    expect(
+      rows.shape.length === 2 &&
+        rows.shape[1] === cache.shape[1] * cache.shape[3] &&
+        rows.shape[0] % sequences === 0 &&
+        rows.dtype === cache.dtype,
+      () => `rows for a cache ${typeText(cache)} of ${sequences} sequences cannot be ${typeText(rows)}`,
+    );
+    ['slots', 'start', 'lengths'].forEach((what, index) => {
+      expectSame(rest[index], { dtype: 'i32', shape: [sequences] }, what);
+    });
+    return [cache];
   },
   custom: ({ kernel }, inputs) => {
     const read = kernel.views.filter((view) => view.access !== 'write');

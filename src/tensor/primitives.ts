@@ -7,10 +7,10 @@ import type { Kernel, MapFn, ReduceFn } from '../tile/ir.ts';
 import type { Graph, Tensor } from './graph.ts';
 import type { TensorType } from './types.ts';
 
-/** Geometry of an attention over sequences of equal (padded) length, stacked along the rows. */
+/** Geometry of an attention over sequences; see `Graph.attention`. */
 export interface AttentionShape {
-  /** Number of sequences. Queries are [batch * queries, heads * headDim], keys [batch * keys, kvHeads * headDim]. */
-  readonly batch: number;
+  /** Number of sequences that the queries are of. */
+  readonly sequences: number;
   readonly heads: number;
   readonly kvHeads: number;
   readonly headDim: number;
@@ -77,9 +77,9 @@ export interface Attributes {
   readonly rmsNormGrad: { readonly eps: number };
   /** (x [T, h*headDim], positions i32 [T]): rotates the halves of each head (the Hugging Face layout). */
   readonly rope: { readonly headDim: number; readonly theta: number; readonly inverse: boolean };
-  /** (q, k, v [, offsets i32 [batch]]) to (out, logSumExp f32 [rows, heads]). Causal: query i of a sequence sees keys 0 … offset + i. */
+  /** (q, keys, values, slots, start, lengths) to (out like q, log-sum-exp f32 [sequences * kvHeads, queries * group]). */
   readonly attention: Required<AttentionShape>;
-  /** (q, k, v, out, logSumExp, cotangent) to (dq, dk, dv). */
+  /** (q, keys, values, slots, start, lengths, out, log-sum-exp, cotangent like q) to (dq, dkeys, dvalues). */
   readonly attentionGrad: Required<AttentionShape>;
   /** (logits f32 [T, V], targets i32 [T]) to (log-probability [T], entropy [T], logSumExp [T]) of softmax(logits / temperature). */
   readonly tokenLogProbability: { readonly temperature: number };
@@ -90,6 +90,8 @@ export interface Attributes {
   readonly assign: Record<never, never>;
   /** (state [R, C], rows i32 [T], value [T, C]): state[rows[i], :] = value[i, :]; rows outside are skipped. */
   readonly scatterRows: Record<never, never>;
+  /** (cache [slots, kvHeads, maxLength, headDim], rows [T, kvHeads * headDim], slots, start, lengths): writes a sequence's rows at its next positions. */
+  readonly cacheAppend: Record<never, never>;
   /** A user's kernel: inputs fill its 'read' and 'readwrite' views in order, outputs are its 'write' views. */
   readonly custom: { readonly kernel: Kernel; readonly gradient: CustomGradient | null };
 }
@@ -111,25 +113,16 @@ export function is<P extends Primitive>(node: Node, primitive: P): node is Node<
   return node.primitive === primitive;
 }
 
-/** Primitives that stand for memory or data from outside the graph. */
-export type Leaf = 'input' | 'parameter' | 'state' | 'literal';
-
+/** Whether a node stands for memory or data from outside the graph. */
 export function isLeaf(node: Node): boolean {
   return is(node, 'input') || is(node, 'parameter') || is(node, 'state') || is(node, 'literal');
 }
 
 /** Indices of the inputs whose memory a node overwrites. Output i is the new version of the i-th of them. */
 export function written(node: Node): readonly number[] {
-  if (is(node, 'assign') || is(node, 'scatterRows')) return [0];
+  if (is(node, 'assign') || is(node, 'scatterRows') || is(node, 'cacheAppend')) return [0];
   if (!is(node, 'custom')) return [];
   return node.attributes.kernel.views
     .filter((view) => view.access !== 'write')
     .flatMap((view, index) => (view.access === 'readwrite' ? [index] : []));
-}
-
-/** Primitives that a fused elementwise kernel computes element by element. */
-export function isElementwise(node: Node): boolean {
-  return (
-    is(node, 'map') || is(node, 'cast') || is(node, 'broadcast') || is(node, 'constant') || is(node, 'iota')
-  );
 }

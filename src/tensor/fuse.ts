@@ -1,0 +1,367 @@
+/**
+ * Fusion: the nodes of a graph become steps, each one kernel (or a short fixed list of them).
+ * A step runs at the place of its last node; joining nodes never moves a read past a write of the same memory.
+ */
+import type { Expression, ExpressionStep } from './expression.ts';
+import type { Tensor } from './graph.ts';
+import { leafOf, memoryOf } from './graph.ts';
+import { reducible } from './pointwise.ts';
+import type { Node } from './primitives.ts';
+import { is, isLeaf, written } from './primitives.ts';
+import type { TensorType } from './types.ts';
+import { sameShape } from './types.ts';
+import { isInlined, isPointwise, isView, plain, Uses } from './uses.ts';
+
+export interface Step {
+  readonly kind: 'pointwise' | 'reduce' | 'matmul' | 'kernel';
+  /** Order of execution. */
+  readonly position: number;
+  /** The node that gives the kernel its form; null for pointwise steps. */
+  readonly anchor: Node | null;
+  /** What the anchor itself reads (matmul, kernel). */
+  readonly operands: readonly Tensor[];
+  /** Elementwise part: of a matmul, its input 0 is the product. */
+  readonly expression: Expression | null;
+  /** Fill the expression's inputs (a matmul's after input 0). */
+  readonly inputs: readonly Tensor[];
+  /** Values written, in the order of the expression's or the anchor's outputs. */
+  readonly outputs: readonly Tensor[];
+  /** Names of the functions inside, for profiles. */
+  readonly parts: readonly string[];
+}
+
+export interface Fused {
+  readonly steps: readonly Step[];
+  readonly uses: Uses;
+  /** Values that are computed directly into the memory of a state: their root to the version of the state. */
+  readonly placed: ReadonlyMap<Tensor, Tensor>;
+}
+
+interface Group {
+  members: Node[];
+  readonly shape: readonly number[];
+}
+
+/** Views of one kernel; devices limit how many memory blocks a kernel may be bound to. */
+const MAX_OPERANDS = 20;
+
+/** Turns a graph into steps. With `enabled` false every node has its own kernel (for comparison and debugging). */
+export function fuse(nodes: readonly Node[], outputs: readonly Tensor[], enabled = true): Fused {
+  const uses = new Uses(nodes, outputs);
+  const groups = groupPointwise(uses, enabled);
+  const absorbed = new Set<Node>();
+  const steps: Step[] = [];
+  const taken = new Set<Group>();
+
+  const results = (group: Group): Tensor[] =>
+    group.members
+      .map((node) => node.outputs[0])
+      .filter(
+        (tensor) =>
+          uses.isOutput(tensor) ||
+          uses.of(tensor).some((use) => !use.direct || groups.get(use.node) !== group),
+      );
+  const groupOf = (tensor: Tensor) => groups.get(tensor.node);
+
+  if (enabled) {
+    for (const node of uses.live) {
+      if (!is(node, 'reduce')) continue;
+      const x = plain(node.inputs[0]);
+      const group = groupOf(x);
+      if (group === undefined || taken.has(group)) continue;
+      const only = results(group);
+      const alone =
+        only.length === 1 &&
+        only[0] === x &&
+        !uses.isOutput(x) &&
+        uses.of(x).every((use) => use.node === node && use.direct);
+      if (!alone || !group.members.every((member) => uses.movable(member, node.id))) continue;
+      const built = express(group.members, group.shape, [x]);
+      if (!reducible(built.expression, node.attributes.axis)) continue;
+      taken.add(group);
+      absorbed.add(node);
+      steps.push({
+        kind: 'reduce',
+        position: node.id,
+        anchor: node,
+        operands: [],
+        ...built,
+        outputs: node.outputs,
+        parts: [...built.parts, node.attributes.fn],
+      });
+    }
+    for (const node of [...uses.live].reverse()) {
+      if (!is(node, 'matmul')) continue;
+      const [product] = node.outputs;
+      const users = uses.of(product);
+      const group = users.length === 0 ? undefined : groups.get(users[0].node);
+      if (group === undefined || taken.has(group) || !sameShape(group.shape, product.shape)) continue;
+      if (uses.isOutput(product) || !users.every((use) => use.direct && groups.get(use.node) === group))
+        continue;
+      const position = lastOf(group);
+      if (!uses.movable(node, position)) continue;
+      const written = results(group);
+      const built = express(group.members, group.shape, written, product);
+      taken.add(group);
+      absorbed.add(node);
+      steps.push({
+        kind: 'matmul',
+        position,
+        anchor: node,
+        operands: node.inputs.map(plain),
+        ...built,
+        outputs: written,
+      });
+    }
+  }
+
+  for (const group of new Set(groups.values())) {
+    if (taken.has(group)) continue;
+    const written = results(group);
+    steps.push(pointwise(lastOf(group), express(group.members, group.shape, written), written));
+  }
+  for (const node of uses.live) {
+    if (isLeaf(node) || isView(node) || isPointwise(node) || absorbed.has(node)) continue;
+    if (isInlined(node)) {
+      if (uses.needsMemory(node)) {
+        const [tensor] = node.outputs;
+        steps.push(pointwise(node.id, express([], tensor.shape, [tensor]), [tensor]));
+      }
+    } else if (is(node, 'reduce')) {
+      const x = plain(node.inputs[0]);
+      const built = express([], x.shape, [x]);
+      steps.push({
+        kind: 'reduce',
+        position: node.id,
+        anchor: node,
+        operands: [],
+        ...built,
+        outputs: node.outputs,
+        parts: [node.attributes.fn],
+      });
+    } else if (!is(node, 'assign')) {
+      steps.push({
+        kind: is(node, 'matmul') ? 'matmul' : 'kernel',
+        position: node.id,
+        anchor: node,
+        operands: node.inputs.map(plain),
+        expression: null,
+        inputs: [],
+        outputs: node.outputs,
+        parts: [],
+      });
+    }
+  }
+  const placed = placeAssignments(uses, steps, enabled);
+  steps.sort((a, b) => a.position - b.position);
+  return { steps, uses, placed };
+}
+
+function pointwise(
+  position: number,
+  built: { expression: Expression; inputs: readonly Tensor[]; parts: readonly string[] },
+  outputs: readonly Tensor[],
+): Step {
+  return { kind: 'pointwise', position, anchor: null, operands: [], ...built, outputs };
+}
+
+function lastOf(group: Group): number {
+  return group.members[group.members.length - 1].id;
+}
+
+function groupPointwise(uses: Uses, enabled: boolean): Map<Node, Group> {
+  const groups = new Map<Node, Group>();
+  for (const node of uses.live) {
+    if (!isPointwise(node)) continue;
+    let group: Group = { members: [node], shape: node.outputs[0].shape };
+    if (enabled) {
+      for (const input of node.inputs) {
+        const other = groups.get(plain(input).node);
+        if (other === undefined || group.members.includes(other.members[0])) continue;
+        const members = [...new Set([...other.members, ...group.members])].sort((a, b) => a.id - b.id);
+        if (sameShape(other.shape, group.shape) && joinable(uses, members))
+          group = { members, shape: group.shape };
+      }
+    }
+    for (const member of group.members) groups.set(member, group);
+  }
+  return groups;
+}
+
+/** Whether the members can all run at the place of the last one. */
+function joinable(uses: Uses, members: readonly Node[]): boolean {
+  const last = members[members.length - 1].id;
+  const inside = new Set(members);
+  let operands = 0;
+  const external = new Set<Tensor>();
+  for (const member of members) {
+    let leaves = uses.isOutput(member.outputs[0]);
+    for (const use of uses.of(member.outputs[0])) {
+      if (use.direct && inside.has(use.node)) continue;
+      if (use.node.id <= last) return false;
+      leaves = true;
+    }
+    if (leaves) operands++;
+    if (!uses.movable(member, last)) return false;
+    for (const input of member.inputs) if (!inside.has(plain(input).node)) external.add(input);
+  }
+  return operands + external.size <= MAX_OPERANDS;
+}
+
+/** The expression that computes `results` from memory, over `shape`. `product`, if given, is its input 0. */
+function express(
+  members: readonly Node[],
+  shape: readonly number[],
+  results: readonly Tensor[],
+  product?: Tensor,
+): { expression: Expression; inputs: readonly Tensor[]; parts: readonly string[] } {
+  const inside = new Set(members);
+  const inputs: Tensor[] = [];
+  const types: TensorType[] = product === undefined ? [] : [{ dtype: product.dtype, shape }];
+  const position = new Map<Tensor, number>();
+  if (product !== undefined) position.set(product, 0);
+  const deferred: { step: (at: (tensor: Tensor) => number) => ExpressionStep; tensor: Tensor }[] = [];
+
+  const require = (outer: Tensor): void => {
+    const tensor = plain(outer);
+    if (position.has(tensor)) return;
+    const { node } = tensor;
+    if (is(node, 'constant')) {
+      const { value } = node.attributes;
+      position.set(tensor, -1);
+      deferred.push({ tensor, step: () => ({ op: 'constant', dtype: tensor.dtype, value, args: [] }) });
+    } else if (is(node, 'iota')) {
+      const { axis } = node.attributes;
+      position.set(tensor, -1);
+      deferred.push({ tensor, step: () => ({ op: 'iota', axis, args: [] }) });
+    } else if (inside.has(node)) {
+      for (const input of node.inputs) require(input);
+      position.set(tensor, -1);
+      deferred.push({
+        tensor,
+        step: (at): ExpressionStep => {
+          const args = node.inputs.map((input) => at(plain(input)));
+          if (is(node, 'map')) return { op: 'map', fn: node.attributes.fn, args };
+          return { op: 'cast', dtype: tensor.dtype, args };
+        },
+      });
+    } else {
+      const source = is(node, 'broadcast') ? plain(node.inputs[0]) : tensor;
+      const known = inputs.indexOf(source);
+      if (known < 0) {
+        inputs.push(source);
+        types.push(source.type);
+      }
+      position.set(tensor, (known < 0 ? inputs.length - 1 : known) + (product === undefined ? 0 : 1));
+    }
+  };
+  for (const member of members) require(member.outputs[0]);
+  for (const result of results) require(result);
+
+  const steps: ExpressionStep[] = [];
+  deferred.forEach(({ tensor }, index) => {
+    position.set(tensor, types.length + index);
+  });
+  const at = (tensor: Tensor) => position.get(tensor) as number;
+  for (const { step } of deferred) steps.push(step(at));
+  return {
+    expression: {
+      shape,
+      inputs: types,
+      steps,
+      outputs: results.map((result) => at(plain(result))),
+      outputTypes: results.map((result) => result.dtype),
+    },
+    inputs,
+    parts: members.map((node) => (is(node, 'map') ? node.attributes.fn : node.primitive)),
+  };
+}
+
+/**
+ * Assignments: the value is computed straight into the state where nothing else needs the old contents by then;
+ * elsewhere a copy step is added to `steps`.
+ */
+function placeAssignments(uses: Uses, steps: Step[], enabled: boolean): Map<Tensor, Tensor> {
+  const producers = new Map<Tensor, Step>();
+  const readers = new Map<Tensor, Step[]>();
+  for (const step of steps) {
+    for (const output of step.outputs) producers.set(output, step);
+    for (const read of new Set([...step.operands, ...step.inputs].map(memoryOf)))
+      readers.set(read, [...(readers.get(read) ?? []), step]);
+  }
+  const placed = new Map<Tensor, Tensor>();
+  /** For a version of a state: the value placed there, which is the same memory. */
+  const versions = new Map<Tensor, Tensor>();
+  const effective = new Map<Node, number>();
+
+  for (const node of uses.live) {
+    if (!is(node, 'assign')) {
+      if (written(node).length > 0) effective.set(node, node.id);
+      continue;
+    }
+    const [state, value] = node.inputs;
+    const leaf = leafOf(state) as Tensor;
+    const root = wholeRoot(value);
+    const producer = root === null ? undefined : producers.get(root);
+    const readersOf = (version: Tensor) => [
+      ...(readers.get(version) ?? []),
+      ...(readers.get(versions.get(version) ?? version) ?? []),
+    ];
+    const direct =
+      enabled &&
+      root !== null &&
+      producer !== undefined &&
+      leafOf(root) === null &&
+      !uses.isOutput(root) &&
+      !placed.has(root) &&
+      readersOf(state).every(
+        (reader) =>
+          reader.position < producer.position ||
+          (reader === producer && readsElementwise(producer, [state, versions.get(state)], root)),
+      ) &&
+      !readsOtherMemory(producer, leaf, [state, versions.get(state)]) &&
+      uses.writers(leaf).every((writer) => {
+        if (writer.id < node.id) return (effective.get(writer) as number) < producer.position;
+        return writer === node || (readers.get(root) ?? []).every((reader) => reader.position < writer.id);
+      });
+    if (direct) {
+      placed.set(root, node.outputs[0]);
+      versions.set(node.outputs[0], root);
+      effective.set(node, producer.position);
+      continue;
+    }
+    effective.set(node, node.id);
+    const copy = pointwise(node.id, express([], node.outputs[0].shape, [plain(value)]), node.outputs);
+    steps.push(copy);
+    for (const read of copy.inputs.map(memoryOf)) readers.set(read, [...(readers.get(read) ?? []), copy]);
+  }
+  return placed;
+}
+
+/** The tensor whose whole memory this is, looking through reshapes; null where only a part is meant. */
+function wholeRoot(tensor: Tensor): Tensor | null {
+  const { node } = tensor;
+  if (is(node, 'slice')) return null;
+  return is(node, 'reshape') || is(node, 'stopGradient') ? wholeRoot(node.inputs[0]) : tensor;
+}
+
+/** Whether every read of these versions by the step is element for element with its output `result`. */
+export function readsElementwise(
+  step: Step,
+  versions: readonly (Tensor | undefined)[],
+  result: Tensor,
+): boolean {
+  if (step.kind !== 'pointwise' && step.kind !== 'matmul') return false;
+  const concerns = (tensor: Tensor) => versions.includes(memoryOf(tensor));
+  return (
+    !step.operands.some(concerns) &&
+    step.inputs.every((input) => !concerns(input) || sameShape(input.shape, result.shape))
+  );
+}
+
+/** Whether the step reads another version of the leaf's memory than these. */
+function readsOtherMemory(step: Step, leaf: Tensor, versions: readonly (Tensor | undefined)[]): boolean {
+  return [...step.operands, ...step.inputs].some(
+    (tensor) => leafOf(tensor) === leaf && !versions.includes(memoryOf(tensor)),
+  );
+}
