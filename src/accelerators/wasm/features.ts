@@ -15,10 +15,10 @@ function simdBody(): Uint8Array<ArrayBuffer> {
 }
 
 /**
- * Whether relaxed_madd exists and rounds once. The standard lets an engine choose, by processor; so this
- * computes (1 + 2^-12)^2 - (1 + 2^-11), which is 2^-24, or 0 when the product is rounded.
+ * What relaxed_madd makes of (1 + 2^-12)^2 - (1 + 2^-11), as f32 bits: `FUSED` (2^-24) when it rounds once, 0 when it
+ * rounds the product; null when the engine lacks it. The standard lets engines choose, by processor.
  */
-export function hasFusedMultiplyAdd(): boolean {
+export function probeMultiplyAdd(): number | null {
   const code = new Code(PROBE_TYPE.parameters.length);
   for (const parameter of [0, 1, 2]) code.get(parameter).vector('i32x4.splat');
   code.vector('f32x4.relaxed_madd').lane('i32x4.extract_lane', 0);
@@ -28,9 +28,15 @@ export function hasFusedMultiplyAdd(): boolean {
     functions: [{ name: 'probe', type: PROBE_TYPE, body: code.finish(), exported: 'probe' }],
     tabled: 0,
   });
-  if (!WebAssembly.validate(bytes)) return false;
+  if (!WebAssembly.validate(bytes)) return null;
   const memory = new WebAssembly.Memory({ initial: 0, maximum: 1 });
   const { probe } = new WebAssembly.Instance(new WebAssembly.Module(bytes), { env: { memory } }).exports;
-  const result = (probe as (a: number, b: number, c: number) => number)(0x3f800800, 0x3f800800, 0xbf801000);
-  return result === 0x33800000;
+  return (probe as (a: number, b: number, c: number) => number)(0x3f800800, 0x3f800800, 0xbf801000);
+}
+
+export const FUSED = 0x33800000;
+
+/** Whether there is a multiply-add that rounds once. */
+export function hasFusedMultiplyAdd(): boolean {
+  return probeMultiplyAdd() === FUSED;
 }
