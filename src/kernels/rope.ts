@@ -1,0 +1,62 @@
+/** Rotary position embedding (Su and others, "RoFormer", 2021), halves rotated against each other. */
+import { buildKernel, ceilDiv } from '../tile/builder.ts';
+import type { Kernel } from '../tile/ir.ts';
+import type { Storage } from './common.ts';
+import { loadF32, memoized, storeAs } from './common.ts';
+
+export interface RopeOptions {
+  readonly tokens: number;
+  readonly heads: number;
+  readonly headDim: number;
+  readonly maxPositions: number;
+  readonly type?: Storage;
+  /** Rotates back: the gradient. */
+  readonly inverse?: boolean;
+}
+
+/** cos and sin of position * theta^(-2i / headDim), each f32 [maxPositions, headDim / 2]. */
+export function ropeTable(
+  maxPositions: number,
+  headDim: number,
+  theta: number,
+): { readonly cos: Float32Array; readonly sin: Float32Array } {
+  const half = headDim / 2;
+  const cos = new Float32Array(maxPositions * half);
+  const sin = new Float32Array(maxPositions * half);
+  for (let position = 0; position < maxPositions; position++) {
+    for (let i = 0; i < half; i++) {
+      const angle = position * theta ** ((-2 * i) / headDim);
+      cos[position * half + i] = Math.cos(angle);
+      sin[position * half + i] = Math.sin(angle);
+    }
+  }
+  return { cos, sin };
+}
+
+/** (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin). Views: x [tokens, heads * headDim], positions i32 [tokens], cos, sin, y. */
+export const rope: (options: RopeOptions) => Kernel = memoized((o: RopeOptions): Kernel => {
+  if (o.headDim % 2 !== 0) throw new RangeError(`rope needs an even headDim, not ${o.headDim}`);
+  const { tokens, heads, headDim, type = 'f32' } = o;
+  return buildKernel(`rope_${tokens}x${heads}x${headDim}_${type}${o.inverse ? '_inverse' : ''}`, (k) => {
+    const half = headDim / 2;
+    const x = k.input('x', type, [tokens, heads, headDim]);
+    const positions = k.input('positions', 'i32', [tokens]);
+    const cosTable = k.input('cos', 'f32', [o.maxPositions, half]);
+    const sinTable = k.input('sin', 'f32', [o.maxPositions, half]);
+    const y = k.output('y', type, [tokens, heads, headDim]);
+    const block = Math.min(tokens, 8);
+    k.grid(ceilDiv(tokens, block));
+    const token = k.programId(0).mul(block);
+    const rows = k.load(positions, [token], [block]);
+    const cos = k.gather(cosTable, rows, 0, half);
+    const forward = k.gather(sinTable, rows, 0, half);
+    const sin = o.inverse ? forward.neg() : forward;
+    k.loop({ hi: heads }, [] as const, (head) => {
+      const x1 = loadF32(k, x, [token, head, 0], [block, 1, half]).reshape([block, half]);
+      const x2 = loadF32(k, x, [token, head, half], [block, 1, half]).reshape([block, half]);
+      storeAs(k, y, [token, head, 0], x1.mul(cos).sub(x2.mul(sin)).reshape([block, 1, half]));
+      storeAs(k, y, [token, head, half], x2.mul(cos).add(x1.mul(sin)).reshape([block, 1, half]));
+      return undefined;
+    });
+  });
+});
