@@ -77,6 +77,9 @@ export function parameterCount(config: Qwen3Config): number {
   );
 }
 
+/** Weights as tensors of a graph, by checkpoint name. */
+export type WeightTensors = ReadonlyMap<string, Tensor>;
+
 export interface ForwardInputs {
   /** i32 [tokens]. */
   readonly ids: Tensor;
@@ -89,12 +92,20 @@ export interface ForwardInputs {
   attend(layer: number, q: Tensor, k: Tensor, v: Tensor): Tensor;
 }
 
-/** The parameters of a graph by checkpoint name, declared on first use; norms stay in f32. */
-export function declareWeights(g: Graph, config: Qwen3Config, dtype: DType): Map<string, Tensor> {
+/**
+ * The parameters of a graph by checkpoint name. With `compute` narrower than `stored`, matrices are rounded to it
+ * where they are used: training keeps f32 weights and multiplies in bf16. Norms stay in f32.
+ */
+export function declareWeights(
+  g: Graph,
+  config: Qwen3Config,
+  stored: DType,
+  compute: DType = stored,
+): WeightTensors {
   return new Map(
     weightSpecs(config).map(({ name, shape, kind }) => [
       name,
-      g.parameter(name, kind === 'norm' ? 'f32' : dtype, shape),
+      kind === 'norm' ? g.parameter(name, 'f32', shape) : g.cast(g.parameter(name, stored, shape), compute),
     ]),
   );
 }
@@ -103,7 +114,7 @@ export function declareWeights(g: Graph, config: Qwen3Config, dtype: DType): Map
 export function hiddenStates(
   g: Graph,
   config: Qwen3Config,
-  weights: ReadonlyMap<string, Tensor>,
+  weights: WeightTensors,
   inputs: ForwardInputs,
 ): Tensor {
   const weight = (name: string) => weights.get(name)!;
@@ -129,21 +140,13 @@ export function hiddenStates(
     x = g.add(x, linear(inputs.attend(layer, q, k, v), 'self_attn.o_proj'));
 
     const m = normed(x, 'post_attention_layernorm');
-    x = g.add(
-      x,
-      linear(g.swiglu(linear(m, 'mlp.gate_proj'), linear(m, 'mlp.up_proj')), 'mlp.down_proj'),
-    );
+    x = g.add(x, linear(g.swiglu(linear(m, 'mlp.gate_proj'), linear(m, 'mlp.up_proj')), 'mlp.down_proj'));
   }
   return g.rmsNorm(x, weight('model.norm.weight'), eps);
 }
 
 /** Logits of hidden states, f32 [rows, vocabulary]. */
-export function logits(
-  g: Graph,
-  config: Qwen3Config,
-  weights: ReadonlyMap<string, Tensor>,
-  hidden: Tensor,
-): Tensor {
+export function logits(g: Graph, config: Qwen3Config, weights: WeightTensors, hidden: Tensor): Tensor {
   if (config.tie_word_embeddings) {
     const table = weights.get('model.embed_tokens.weight')!;
     return g.matmul(g.cast(hidden, table.dtype), table, { transB: true });

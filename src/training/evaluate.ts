@@ -20,18 +20,35 @@ function forcing(mode: EvaluationMode, tokenizer: Tokenizer): { beginning: numbe
   const { think, endThink } = tokenizer.ids;
   if (mode === 'free') return { beginning: [], forbidFirst: [] };
   if (think === undefined || endThink === undefined) {
-    throw new Error('the tokenizer has no <think> and </think> tokens, so thinking can be neither forced nor suppressed');
+    throw new Error(
+      'the tokenizer has no <think> and </think> tokens, so thinking can be neither forced nor suppressed',
+    );
   }
-  return mode === 'thinking' ? { beginning: [think], forbidFirst: [endThink] } : { beginning: [think, endThink], forbidFirst: [] };
+  return mode === 'thinking'
+    ? { beginning: [think], forbidFirst: [endThink] }
+    : { beginning: [think, endThink], forbidFirst: [] };
 }
 
 /** Greedy answers to every problem; returns their accuracy and, for each problem, what was written. */
-export async function evaluate(worker: RolloutWorker, options: EvaluationOptions): Promise<{ result: Accuracy; traces: SampleTrace[] }> {
+export async function evaluate(
+  worker: RolloutWorker,
+  options: EvaluationOptions,
+): Promise<{ result: Accuracy; traces: SampleTrace[] }> {
   const { task, tokenizer, problems, mode, maxCompletionLength, seed } = options;
   const { beginning, forbidFirst } = forcing(mode, tokenizer);
   const rollouts = await worker.sample(
-    problems.map(({ prompt }, id) => ({ tokens: [...encodePrompt(task, tokenizer, prompt), ...beginning], id })),
-    { maxTokens: maxCompletionLength - beginning.length, temperature: 0, topP: 1, topK: 0, seed, forbidFirst },
+    problems.map(({ prompt }, id) => ({
+      tokens: [...encodePrompt(task, tokenizer, prompt), ...beginning],
+      id,
+    })),
+    {
+      maxTokens: maxCompletionLength - beginning.length,
+      temperature: 0,
+      topP: 1,
+      topK: 0,
+      seed,
+      forbidFirst,
+    },
   );
   let right = 0;
   let thinks = 0;
@@ -47,7 +64,12 @@ export async function evaluate(worker: RolloutWorker, options: EvaluationOptions
   }
   const total = Math.max(1, problems.length);
   return {
-    result: { accuracy: right / total, problems: problems.length, thinkFraction: thinks / total, meanLength: tokens / total },
+    result: {
+      accuracy: right / total,
+      problems: problems.length,
+      thinkFraction: thinks / total,
+      meanLength: tokens / total,
+    },
     traces,
   };
 }

@@ -77,6 +77,17 @@ export interface Accuracy {
 
 export type EvaluationMode = 'free' | 'thinking' | 'no_thinking';
 
+export interface Evaluation {
+  readonly stage: 'cold_start' | 'after_rl';
+  readonly mode: EvaluationMode;
+  readonly result: Accuracy;
+}
+
+export interface NamedTrace {
+  readonly title: string;
+  readonly trace: SampleTrace;
+}
+
 export type RunEvent =
   | { readonly type: 'devices'; readonly learner: string; readonly rollout: string; readonly parity: string }
   | {

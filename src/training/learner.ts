@@ -4,14 +4,19 @@
  * that defines the next step. Sampling is `inference/engine.ts` on the same parameters.
  */
 import type { Device } from '../accelerators/device.ts';
+import { attentionShape } from '../inference/attention.ts';
+import { sampledLogProbability } from '../inference/sampling.ts';
+import type { Weights, WeightType } from '../inference/weights.ts';
+import { WeightStore } from '../inference/weights.ts';
 import type { Qwen3Config } from '../models/config.ts';
 import { declareWeights, hiddenStates, logits, weightSpecs } from '../models/qwen3.ts';
 import { gradients } from '../tensor/gradients.ts';
 import type { Tensor } from '../tensor/graph.ts';
-import { Graph } from '../tensor/graph.ts';
+import { adamwHyper, Graph } from '../tensor/graph.ts';
 import type { Program } from '../tensor/program.ts';
 import { compile } from '../tensor/program.ts';
 import type { ParameterStore } from '../tensor/store.ts';
+import { elementCount } from '../tile/ir.ts';
 import { likelihoodLoss, policyLoss } from './losses.ts';
 import type { LossType } from './options.ts';
 
@@ -68,11 +73,13 @@ export interface OptimizerSettings {
   readonly max_grad_norm: number;
 }
 
+/** Number of values that `adamwHyper` gives. */
+const HYPER_VALUES = 7;
+/** Keeps a zero gradient from being divided by zero, as in PyTorch's clip_grad_norm_. */
+const CLIP_EPSILON = 1e-6;
+
 /** Names of the optimizer's states of a weight. */
 const stateNames = (name: string) => ({ grad: `grad.${name}`, m: `adam.m.${name}`, v: `adam.v.${name}` });
-
-/** Values of `adamwHyper`, then the largest gradient norm. */
-const HYPER_VALUES = 8;
 
 /** Sampling settings whose log-probabilities a policy objective uses. */
 export type SamplingDistribution = Pick<Objective & { kind: 'policy' }, 'temperature' | 'top_k' | 'top_p'>;
@@ -80,50 +87,234 @@ export type SamplingDistribution = Pick<Objective & { kind: 'policy' }, 'tempera
 export class Learner {
   readonly device: Device;
   readonly config: Qwen3Config;
-  readonly #dtype: 'f32' | 'bf16';
+  readonly #dtype: WeightType;
   readonly #weights: WeightStore;
-  /** Reference model of the KL penalty, made when it is first needed. */
+  /** The model before reinforcement, for the KL penalty; made when it is first needed. */
   #reference: WeightStore | null = null;
   readonly #programs = new Map<string, Promise<Program>>();
-  #version = 0;
+  #step = 0;
 
-  constructor(device: Device, config: Qwen3Config, dtype: 'f32' | 'bf16') {
+  /** @param dtype type in which matrices are multiplied; weights and optimizer state are f32 */
+  constructor(device: Device, config: Qwen3Config, dtype: WeightType) {
     this.device = device;
     this.config = config;
     this.#dtype = dtype;
-    // The optimizer needs all of f32; bf16 copies are made for the multiplications.
     this.#weights = new WeightStore(device, config, 'f32');
+    for (const { name, shape } of weightSpecs(config)) {
+      for (const state of Object.values(stateNames(name))) this.#weights.store.create(state, 'f32', shape);
+    }
   }
 
-  get store(): ParameterStore {
-    return this.#weights.store;
+  /** Optimizer steps since the optimizer was last reset. */
+  get step(): number {
+    return this.#step;
   }
-  /** Optimizer steps behind the weights. */
-  get version(): number {
-    return this.#version;
-  }
-
-  setWeights(weights: ReadonlyMap<string, Float32Array>): void {
+  setWeights(weights: Weights): void {
     this.#weights.write(weights);
   }
   weights(): Promise<Map<string, Float32Array>> {
     return this.#weights.read();
   }
-  /** Keeps the present weights as the reference of the KL penalty. */
-  async setReference(weights?: ReadonlyMap<string, Float32Array>): Promise<void> {
+  /** Keeps weights as the reference of the KL penalty. */
+  setReference(weights: Weights): void {
     this.#reference ??= new WeightStore(this.device, this.config, 'f32');
-    this.#reference.write(weights ?? (await this.weights()));
+    this.#reference.write(weights);
   }
-  /** The reference's weights, or null where there is none. */
-  async reference(): Promise<Map<string, Float32Array> | null> {
-    return this.#reference === null ? null : this.#reference.read();
-  }
-  /** Starts a new optimization: moments become zero, the step count 0. */
+
+  /** Starts a new optimization: gradients and moments become zero, the step count 0. */
   resetOptimizer(): void {
     for (const { name, shape } of weightSpecs(this.config)) {
       const zeros = new Float32Array(elementCount(shape));
-      for (const state of Object.values(stateNames(name))) this.store.write(state, zeros);
+      for (const state of Object.values(stateNames(name))) this.#weights.store.write(state, zeros);
     }
-    this.#version = 0;
+    this.#step = 0;
+  }
+
+  /** Adds the gradients of a batch to those that wait for `optimStep`. */
+  async forwardBackward(objective: Objective, shape: BatchShape, batch: Batch): Promise<StepOutputs> {
+    const program = await this.#program(JSON.stringify(['step', objective, shape]), this.#weights.store, () =>
+      this.#stepGraph(objective, shape),
+    );
+    for (const [name, values] of Object.entries(batch)) {
+      if (values !== undefined && program.inputs.has(name)) program.write(name, values as Float32Array);
+    }
+    await program.run();
+    const floats = async (name: string) => (await program.read(name)) as Float32Array;
+    const policy = objective.kind === 'policy';
+    return {
+      loss: (await floats('loss'))[0],
+      logprob: await floats('logprob'),
+      entropy: await floats('entropy'),
+      ratio: policy ? await floats('ratio') : null,
+      kl: policy && objective.beta > 0 ? await floats('kl') : null,
+    };
+  }
+
+  /** Applies the gradients that have been added up, clipped to `max_grad_norm`, and clears them. */
+  async optimStep(settings: OptimizerSettings): Promise<{ grad_norm: number }> {
+    const program = await this.#program('optimizer', this.#weights.store, () => this.#optimizerGraph());
+    this.#step++;
+    const hyper = adamwHyper({
+      learningRate: settings.learning_rate,
+      beta1: settings.adam_beta1,
+      beta2: settings.adam_beta2,
+      eps: settings.adam_epsilon,
+      weightDecay: settings.weight_decay,
+      step: this.#step,
+    });
+    program.write('hyper', hyper);
+    program.write(
+      'max_grad_norm',
+      Float32Array.of(settings.max_grad_norm > 0 ? settings.max_grad_norm : Number.POSITIVE_INFINITY),
+    );
+    await program.run();
+    return { grad_norm: ((await program.read('grad_norm')) as Float32Array)[0] };
+  }
+
+  /** log p of each target under the present model or the reference, [sequences * length]; 0 where there is no target. */
+  async logProbabilities(
+    tokens: { readonly ids: Int32Array; readonly targets: Int32Array },
+    shape: BatchShape,
+    sampling: SamplingDistribution,
+    model: 'policy' | 'reference',
+  ): Promise<Float32Array> {
+    if (model === 'reference' && this.#reference === null) throw new Error('no reference model was set');
+    const store = model === 'policy' ? this.#weights.store : this.#reference!.store;
+    const program = await this.#program(JSON.stringify(['score', model, sampling, shape]), store, () => {
+      const g = new Graph();
+      return { g, outputs: { logprob: this.#forward(g, shape, sampling).logprob } };
+    });
+    program.write('ids', tokens.ids);
+    program.write('targets', tokens.targets);
+    await program.run();
+    return (await program.read('logprob')) as Float32Array;
+  }
+
+  /** Everything that defines the next step, by name: weights, moments, and the reference if there is one. */
+  async saveState(): Promise<Map<string, { shape: readonly number[]; values: Float32Array }>> {
+    const state = new Map<string, { shape: readonly number[]; values: Float32Array }>();
+    for (const { name, shape } of weightSpecs(this.config)) {
+      const { m, v } = stateNames(name);
+      for (const key of [name, m, v])
+        state.set(key, { shape, values: (await this.#weights.store.read(key)) as Float32Array });
+      if (this.#reference !== null) {
+        state.set(`reference.${name}`, {
+          shape,
+          values: (await this.#reference.store.read(name)) as Float32Array,
+        });
+      }
+    }
+    return state;
+  }
+
+  /** Restores what `saveState` returned, at optimizer step `step`. Throws where something is missing. */
+  loadState(state: ReadonlyMap<string, { readonly values: Float32Array }>, step: number): void {
+    const specs = weightSpecs(this.config);
+    const values = (key: string) => {
+      const found = state.get(key);
+      if (found === undefined) throw new Error(`the saved state has no '${key}'`);
+      return found.values;
+    };
+    this.resetOptimizer();
+    for (const { name } of specs) {
+      const { m, v } = stateNames(name);
+      for (const key of [name, m, v]) this.#weights.store.write(key, values(key));
+    }
+    if (state.has(`reference.${specs[0].name}`)) {
+      this.setReference(new Map(specs.map(({ name }) => [name, values(`reference.${name}`)])));
+    }
+    this.#step = step;
+  }
+
+  async dispose(): Promise<void> {
+    for (const program of this.#programs.values()) (await program).dispose();
+    this.#programs.clear();
+    this.#weights.dispose();
+    this.#reference?.dispose();
+  }
+
+  #program(
+    key: string,
+    store: ParameterStore,
+    build: () => { g: Graph; outputs: Record<string, Tensor> },
+  ): Promise<Program> {
+    let program = this.#programs.get(key);
+    if (program === undefined) {
+      const { g, outputs } = build();
+      program = compile(g, this.device, store, { outputs });
+      this.#programs.set(key, program);
+    }
+    return program;
+  }
+
+  /** log p and entropy of the targets; declares the inputs `ids` and `targets`. */
+  #forward(g: Graph, { sequences, length }: BatchShape, sampling: SamplingDistribution) {
+    const { config } = this;
+    const rows = sequences * length;
+    const ids = g.input('ids', 'i32', [rows]);
+    const targets = g.input('targets', 'i32', [rows]);
+    const positions = g.literal(Int32Array.from({ length: rows }, (_, row) => row % length));
+    const weights = declareWeights(g, config, 'f32', this.#dtype);
+    const shape = attentionShape(config, sequences);
+    const hidden = hiddenStates(g, config, weights, {
+      ids,
+      positions,
+      attend: (_, q, k, v) => g.attention(q, k, v, shape),
+    });
+    return sampledLogProbability(g, logits(g, config, weights, hidden), targets, sampling);
+  }
+
+  #stepGraph(objective: Objective, shape: BatchShape): { g: Graph; outputs: Record<string, Tensor> } {
+    const g = new Graph();
+    const rows = shape.sequences * shape.length;
+    const column = (name: keyof Batch) => g.input(name, 'f32', [rows]);
+    const sampling = objective.kind === 'policy' ? objective : { temperature: 1, top_k: 0, top_p: 1 };
+    const { logprob, entropy } = this.#forward(g, shape, sampling);
+    const outputs: Record<string, Tensor> = { logprob, entropy };
+    if (objective.kind === 'likelihood') {
+      outputs.loss = likelihoodLoss(g, logprob, column('weight'));
+    } else {
+      const { loss, ratio, kl } = policyLoss(
+        g,
+        {
+          logprob,
+          oldLogprob: column('oldLogprob'),
+          refLogprob: objective.beta > 0 ? column('refLogprob') : null,
+          advantage: column('advantage'),
+          weight: column('weight'),
+          importance: column('importance'),
+          sequenceMean: column('sequenceMean'),
+          ...shape,
+        },
+        objective,
+      );
+      Object.assign(outputs, { loss, ratio }, kl === null ? {} : { kl });
+    }
+    const parameters = weightSpecs(this.config).map(({ name }) => g.find(name)!);
+    const grads = gradients(g, outputs.loss, parameters);
+    for (const [i, { name, shape: size }] of weightSpecs(this.config).entries()) {
+      const sum = g.state(stateNames(name).grad, 'f32', size);
+      g.assign(sum, g.add(sum, grads[i]));
+    }
+    return { g, outputs };
+  }
+
+  #optimizerGraph(): { g: Graph; outputs: Record<string, Tensor> } {
+    const g = new Graph();
+    const hyper = g.input('hyper', 'f32', [HYPER_VALUES]);
+    const limit = g.input('max_grad_norm', 'f32', [1]);
+    const specs = weightSpecs(this.config);
+    const grads = specs.map(({ name, shape }) => g.state(stateNames(name).grad, 'f32', shape));
+    const squares = grads.map((grad) => g.sum(g.mul(grad, grad)));
+    const norm = g.sqrt(squares.reduce((sum, square) => g.add(sum, square)));
+    const scale = g.min(g.div(limit, g.add(norm, CLIP_EPSILON)), 1);
+    specs.forEach(({ name, shape, kind }, i) => {
+      const names = stateNames(name);
+      const parameter = g.parameter(name, 'f32', shape);
+      const [m, v] = [g.state(names.m, 'f32', shape), g.state(names.v, 'f32', shape)];
+      g.adamw(parameter, g.mul(grads[i], scale), m, v, hyper, { decay: kind !== 'norm' });
+      g.assign(grads[i], g.constant(0, 'f32', shape));
+    });
+    return { g, outputs: { grad_norm: norm } };
   }
 }

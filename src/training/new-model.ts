@@ -1,11 +1,12 @@
 /** A fresh model for a task: its configuration from the task's defaults, its weights from the seed. */
+
+import type { z } from 'zod';
 import type { Tokenizer } from '../checkpoint/tokenizer.ts';
 import type { Qwen3Config } from '../models/config.ts';
 import { newConfig } from '../models/config.ts';
 import { weightSpecs } from '../models/qwen3.ts';
 import { Random } from '../numerics/random.ts';
 import { elementCount } from '../tile/ir.ts';
-import type { z } from 'zod';
 import type { modelOptions } from './options.ts';
 
 /** Room for prompts and completions well beyond those of the tasks. */

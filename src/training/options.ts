@@ -149,6 +149,12 @@ export const runOptions = z.strictObject({
     .describe('Every random number of the run follows from it'),
   device: z.string().default('cpu').describe('Accelerator of the learner'),
   rollout: z.string().optional().describe('Accelerator of the rollouts; default: the learner’s'),
+  parity_device: z
+    .string()
+    .optional()
+    .describe(
+      'Accelerator that the finished model is handed to under the parity gate; default: another one than the learner’s',
+    ),
   threads: positive().optional().describe('Threads an accelerator uses'),
   eval_problems: positive().default(512).describe('Held-out problems of an evaluation'),
   save_seconds: z

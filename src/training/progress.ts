@@ -1,5 +1,6 @@
 /** What a run remembers from step to step beside weights and moments: JSON in the saved state. */
 import { z } from 'zod';
+import type { Evaluation, NamedTrace } from './events.ts';
 import { grpoOptions, runOptions, sftOptions } from './options.ts';
 
 const totals = z.object({ tokens: z.number(), seconds: z.number() });
@@ -24,8 +25,9 @@ export const progressSchema = z.object({
   seconds: z.number(),
   totals: z.object({ sft: totals, rollout: totals, learn: totals }),
   numTokens: z.number(),
-  evaluations: z.array(z.unknown()),
-  parity: z.array(z.unknown()),
-  traces: z.array(z.unknown()),
+  /** Whether the phase's preparations (evaluation before, reference model) are done. */
+  entered: z.boolean(),
+  evaluations: z.array(z.custom<Evaluation>()),
+  traces: z.array(z.custom<NamedTrace>()),
 });
 export type Progress = z.infer<typeof progressSchema>;

@@ -1,7 +1,7 @@
 /** One step of GRPO: problems, completions, rewards, advantages, the parity gate, and the update. */
 import type { Tokenizer } from '../checkpoint/tokenizer.ts';
-import type { RolloutWorker, Rollout } from '../fleet/rollout.ts';
 import { compareLogProbabilities, explainFailure, judgeParity, ParityError } from '../fleet/parity.ts';
+import type { Rollout, RolloutWorker } from '../fleet/rollout.ts';
 import { groupAdvantages, tokenWeights } from './advantages.ts';
 import type { Sequence } from './batches.ts';
 import { completionTokens, fromTargets, layOut, onTargets } from './batches.ts';
@@ -30,6 +30,10 @@ export interface ReinforcementStep {
   readonly metrics: Metrics;
   readonly parity: ParityReport;
   readonly trace: SampleTrace;
+  /** Tokens generated, and the time that took with its rewards. */
+  readonly sampled: { readonly tokens: number; readonly seconds: number };
+  /** Tokens learned from, prompts included. */
+  readonly learned: { readonly tokens: number; readonly seconds: number };
 }
 
 interface Judged {
@@ -41,16 +45,43 @@ interface Judged {
 }
 
 /** Upper bounds where the user gives none: DAPO's clip-higher, CISPO's cap. */
-const DEFAULT_EPSILON_HIGH: { readonly [L in LossType]: number | null } = { grpo: null, dr_grpo: null, gspo: null, dapo: 0.28, cispo: 5 };
-const SCALE_BY_DEFAULT: { readonly [L in LossType]: 'group' | 'none' } = { grpo: 'group', dr_grpo: 'none', dapo: 'group', gspo: 'group', cispo: 'group' };
+const DEFAULT_EPSILON_HIGH: { readonly [L in LossType]: number | null } = {
+  grpo: null,
+  dr_grpo: null,
+  gspo: null,
+  dapo: 0.28,
+  cispo: 5,
+};
+const SCALE_BY_DEFAULT: { readonly [L in LossType]: 'group' | 'none' } = {
+  grpo: 'group',
+  dr_grpo: 'none',
+  dapo: 'group',
+  gspo: 'group',
+  cispo: 'group',
+};
 
-async function sampleAndJudge({ task, tokenizer, options, maxCompletionLength, seed, worker }: Reinforcement, step: number): Promise<Judged[]> {
+async function sampleAndJudge(
+  { task, tokenizer, options, maxCompletionLength, seed, worker }: Reinforcement,
+  step: number,
+): Promise<Judged[]> {
   const { prompts_per_step: prompts, num_generations: group } = options;
-  const problems = Array.from({ length: prompts }, (_, i) => drawProblem(task, 'train', seed, step * prompts + i, 'reinforcement'));
+  const problems = Array.from({ length: prompts }, (_, i) =>
+    drawProblem(task, 'train', seed, step * prompts + i, 'reinforcement'),
+  );
   const encoded = problems.map(({ prompt }) => encodePrompt(task, tokenizer, prompt));
   const rollouts = await worker.sample(
-    Array.from({ length: prompts * group }, (_, i) => ({ tokens: encoded[Math.floor(i / group)], id: step * prompts * group + i })),
-    { maxTokens: maxCompletionLength, temperature: options.temperature, topP: options.top_p, topK: options.top_k, seed, forbidFirst: [] },
+    Array.from({ length: prompts * group }, (_, i) => ({
+      tokens: encoded[Math.floor(i / group)],
+      id: step * prompts * group + i,
+    })),
+    {
+      maxTokens: maxCompletionLength,
+      temperature: options.temperature,
+      topP: options.top_p,
+      topK: options.top_k,
+      seed,
+      forbidFirst: [],
+    },
   );
   return Promise.all(
     rollouts.map(async (rollout, i) => {
@@ -62,7 +93,8 @@ async function sampleAndJudge({ task, tokenizer, options, maxCompletionLength, s
   );
 }
 
-const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length);
+const mean = (values: readonly number[]) =>
+  values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length);
 
 /** The part of a generation batch that one optimizer step learns from. */
 interface Portion {
@@ -79,9 +111,15 @@ export async function reinforcementStep(run: Reinforcement, step: number): Promi
   const started = performance.now();
   const judged = await sampleAndJudge(run, step);
   const sampled = performance.now();
-  const sequences = judged.map(({ rollout }): Sequence => ({ prompt: rollout.prompt, completion: rollout.tokens }));
+  const sequences = judged.map(
+    ({ rollout }): Sequence => ({ prompt: rollout.prompt, completion: rollout.tokens }),
+  );
   const scale = options.scale_rewards ?? SCALE_BY_DEFAULT[options.loss_type];
-  const statistics = groupAdvantages(judged.map(({ reward }) => reward), options.num_generations, scale);
+  const statistics = groupAdvantages(
+    judged.map(({ reward }) => reward),
+    options.num_generations,
+    scale,
+  );
 
   const shape = batchShape(sequences, options, run.maxCompletionLength);
   const samplerLogprob = onTargets(sequences, shape, (row, i) => judged[row].rollout.logprobs[i]);
@@ -89,12 +127,17 @@ export async function reinforcementStep(run: Reinforcement, step: number): Promi
   const layout = layOut(sequences, shape);
   // A forward pass of its own is needed where the ratio is to the learner's probabilities, not the sampler's.
   const several = options.num_iterations > 1 || options.steps_per_generation > 1;
-  const corrected = options.importance_sampling === 'tis' && worker.device.info.name !== learner.device.info.name;
-  const recomputed = several || corrected ? await learner.logProbabilities(layout, shape, sampling, 'policy') : null;
-  const reference = options.beta > 0 ? await learner.logProbabilities(layout, shape, sampling, 'reference') : null;
+  const corrected =
+    options.importance_sampling === 'tis' && worker.device.info.name !== learner.device.info.name;
+  const recomputed =
+    several || corrected ? await learner.logProbabilities(layout, shape, sampling, 'policy') : null;
+  const reference =
+    options.beta > 0 ? await learner.logProbabilities(layout, shape, sampling, 'reference') : null;
   const old = recomputed ?? samplerLogprob;
   const importance = Float32Array.from(old, (value, i) =>
-    corrected && layout.targets[i] >= 0 ? Math.min(Math.exp(value - samplerLogprob[i]), options.importance_sampling_cap) : 1,
+    corrected && layout.targets[i] >= 0
+      ? Math.min(Math.exp(value - samplerLogprob[i]), options.importance_sampling_cap)
+      : 1,
   );
 
   let parity = recomputed === null ? null : gate(run, sequences, shape, recomputed, samplerLogprob);
@@ -105,15 +148,29 @@ export async function reinforcementStep(run: Reinforcement, step: number): Promi
   for (let iteration = 0; iteration < options.num_iterations; iteration++) {
     for (let part = 0; part < options.steps_per_generation; part++, optimizerStep++) {
       const rows = sequences.length / options.steps_per_generation;
-      const lengths = sequences.slice(part * rows, (part + 1) * rows).map(({ completion }, i) =>
-        options.mask_truncated_completions && !judged[part * rows + i].completion.finished ? 0 : completion.length,
-      );
+      const lengths = sequences
+        .slice(part * rows, (part + 1) * rows)
+        .map(({ completion }, i) =>
+          options.mask_truncated_completions && !judged[part * rows + i].completion.finished
+            ? 0
+            : completion.length,
+        );
       const weights = tokenWeights(options.loss_type, lengths, run.maxCompletionLength);
       const micro = rows / options.gradient_accumulation_steps;
       for (let batch = 0; batch < options.gradient_accumulation_steps; batch++) {
         const first = part * rows + batch * micro;
-        const portion: Portion = { judged, sequences: sequences.slice(first, first + micro), advantages: statistics.advantages, first };
-        const input = policyBatch(portion, shape, { old, reference, importance, weight: (row) => weights[first - part * rows + row] });
+        const portion: Portion = {
+          judged,
+          sequences: sequences.slice(first, first + micro),
+          advantages: statistics.advantages,
+          first,
+        };
+        const input = policyBatch(portion, shape, {
+          old,
+          reference,
+          importance,
+          weight: (row) => weights[first - part * rows + row],
+        });
         const output = await learner.forwardBackward(
           {
             kind: 'policy',
@@ -139,7 +196,11 @@ export async function reinforcementStep(run: Reinforcement, step: number): Promi
   }
   const learned = performance.now();
   const whole = (learned - started) / 1000;
-  const placed = sequences.reduce((sum, { prompt, completion }) => sum + prompt.length + completion.length, 0);
+  const generated = completionTokens(sequences);
+  const placed = sequences.reduce(
+    (sum, { prompt, completion }) => sum + prompt.length + completion.length,
+    0,
+  );
   return {
     metrics: {
       ...policyMetrics(run, sequences, shape, outputs),
@@ -156,11 +217,13 @@ export async function reinforcementStep(run: Reinforcement, step: number): Promi
       num_tokens: placed,
       step_time: whole,
       'perf/throughput': placed / whole,
-      'perf/rollout_tokens_per_second': completionTokens(sequences) / ((sampled - started) / 1000),
+      'perf/rollout_tokens_per_second': generated / ((sampled - started) / 1000),
       'perf/learn_tokens_per_second': placed / ((learned - sampled) / 1000),
     },
     parity: parity!,
     trace: trace(judged[step % judged.length]),
+    sampled: { tokens: generated, seconds: (sampled - started) / 1000 },
+    learned: { tokens: placed, seconds: (learned - sampled) / 1000 },
   };
 }
 
@@ -169,11 +232,17 @@ function trace({ problem, completion, reward }: Judged): SampleTrace {
 }
 
 /** One shape for every step of a run, so that one program serves them all: prompts are padded to a multiple of 8. */
-function batchShape(sequences: readonly Sequence[], options: GrpoOptions, maxCompletionLength: number): BatchShape {
+function batchShape(
+  sequences: readonly Sequence[],
+  options: GrpoOptions,
+  maxCompletionLength: number,
+): BatchShape {
   const rows = sequences.length;
   const parts = options.steps_per_generation * options.gradient_accumulation_steps;
   if (rows % parts !== 0) {
-    throw new RangeError(`${rows} completions do not divide into ${options.steps_per_generation} steps of ${options.gradient_accumulation_steps} micro-batches`);
+    throw new RangeError(
+      `${rows} completions do not divide into ${options.steps_per_generation} steps of ${options.gradient_accumulation_steps} micro-batches`,
+    );
   }
   const longest = Math.max(...sequences.map(({ prompt }) => prompt.length));
   return { sequences: rows, length: Math.ceil((longest + maxCompletionLength) / 8) * 8 };
@@ -186,9 +255,14 @@ interface PolicyColumns {
   readonly weight: (row: number) => number;
 }
 
-function policyBatch({ sequences, advantages, first }: Portion, { length }: BatchShape, columns: PolicyColumns): Batch {
+function policyBatch(
+  { sequences, advantages, first }: Portion,
+  { length }: BatchShape,
+  columns: PolicyColumns,
+): Batch {
   const shape = { sequences: sequences.length, length };
-  const rows = <T extends Float32Array>(values: T) => values.subarray(first * length, (first + sequences.length) * length);
+  const rows = <T extends Float32Array>(values: T) =>
+    values.subarray(first * length, (first + sequences.length) * length);
   return {
     ...layOut(sequences, shape),
     weight: onTargets(sequences, shape, columns.weight),
@@ -200,16 +274,29 @@ function policyBatch({ sequences, advantages, first }: Portion, { length }: Batc
   };
 }
 
-function gate({ learner, worker, options, checksum }: Reinforcement, sequences: readonly Sequence[], shape: BatchShape, learned: Float32Array, sampled: Float32Array): ParityReport {
+function gate(
+  { learner, worker, options, checksum }: Reinforcement,
+  sequences: readonly Sequence[],
+  shape: BatchShape,
+  learned: Float32Array,
+  sampled: Float32Array,
+): ParityReport {
   const report = judgeParity({
     learner: learner.device.info.name,
     rollout: worker.device.info.name,
     weightVersion: worker.weightVersion,
     checksum,
-    difference: compareLogProbabilities(fromTargets(sequences, shape, learned), fromTargets(sequences, shape, sampled)),
+    difference: compareLogProbabilities(
+      fromTargets(sequences, shape, learned),
+      fromTargets(sequences, shape, sampled),
+    ),
     bound: options.parity_bound,
   });
-  const excused = options.importance_sampling === 'tis' && report.checksum.learner === report.checksum.rollout && Number.isFinite(report.maxAbs) && report.learner !== report.rollout;
+  const excused =
+    options.importance_sampling === 'tis' &&
+    report.checksum.learner === report.checksum.rollout &&
+    Number.isFinite(report.maxAbs) &&
+    report.learner !== report.rollout;
   if (!report.passed && !excused) throw new ParityError(report, explainFailure(report));
   return report;
 }
@@ -224,7 +311,12 @@ function concatenate(parts: readonly Float32Array[]): Float32Array {
   return out;
 }
 
-function policyMetrics({ options }: Reinforcement, sequences: readonly Sequence[], shape: BatchShape, outputs: readonly StepOutputs[]): Metrics {
+function policyMetrics(
+  { options }: Reinforcement,
+  sequences: readonly Sequence[],
+  shape: BatchShape,
+  outputs: readonly StepOutputs[],
+): Metrics {
   const pick = (select: (output: StepOutputs) => Float32Array | null) => {
     const parts = outputs.map(select).filter((part) => part !== null);
     return parts.length === outputs.length ? fromTargets(sequences, shape, concatenate(parts)) : [];
@@ -245,18 +337,30 @@ function policyMetrics({ options }: Reinforcement, sequences: readonly Sequence[
   };
 }
 
-function importanceMetrics(sequences: readonly Sequence[], shape: BatchShape, importance: Float32Array): Metrics {
+function importanceMetrics(
+  sequences: readonly Sequence[],
+  shape: BatchShape,
+  importance: Float32Array,
+): Metrics {
   const ratios = fromTargets(sequences, shape, importance);
   return {
     'sampling/importance_sampling_ratio/mean': mean(ratios),
-    'sampling/importance_sampling_ratio/min': ratios.reduce((a, b) => Math.min(a, b), Number.POSITIVE_INFINITY),
-    'sampling/importance_sampling_ratio/max': ratios.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY),
+    'sampling/importance_sampling_ratio/min': ratios.reduce(
+      (a, b) => Math.min(a, b),
+      Number.POSITIVE_INFINITY,
+    ),
+    'sampling/importance_sampling_ratio/max': ratios.reduce(
+      (a, b) => Math.max(a, b),
+      Number.NEGATIVE_INFINITY,
+    ),
   };
 }
 
 function completionMetrics(judged: readonly Judged[]): Metrics {
   const lengths = judged.map(({ completion }) => completion.tokens.length);
-  const ended = judged.filter(({ completion }) => completion.finished).map(({ completion }) => completion.tokens.length);
+  const ended = judged
+    .filter(({ completion }) => completion.finished)
+    .map(({ completion }) => completion.tokens.length);
   const names = [...new Set(judged.flatMap(({ parts }) => Object.keys(parts)))];
   return {
     think_fraction: mean(judged.map(({ completion }) => (completion.think ? 1 : 0))),
@@ -265,6 +369,8 @@ function completionMetrics(judged: readonly Judged[]): Metrics {
     'completions/max_length': Math.max(...lengths),
     'completions/clipped_ratio': 1 - ended.length / judged.length,
     'completions/mean_terminated_length': mean(ended),
-    ...Object.fromEntries(names.map((name) => [`rewards/${name}/mean`, mean(judged.map(({ parts }) => parts[name] ?? 0))])),
+    ...Object.fromEntries(
+      names.map((name) => [`rewards/${name}/mean`, mean(judged.map(({ parts }) => parts[name] ?? 0))]),
+    ),
   };
 }

@@ -1,16 +1,403 @@
 /**
  * A whole run: cold start, reinforcement under the parity gate, evaluation, report. Everything that defines the next
- * step is in the saved state, so a run that was killed continues bit for bit.
+ * step is in the saved state, so a run that was killed continues bit for bit. Needs Node.
  */
-import { z } from 'zod';
 import type { Device } from '../accelerators/device.ts';
-import { openDevice } from '../accelerators/registry.ts';
-import { storedWeights, writeModel } from '../checkpoint/model.ts';
+import { listDevices, openDevice } from '../accelerators/registry.ts';
+import { writeModel } from '../checkpoint/model.ts';
 import type { Tokenizer } from '../checkpoint/tokenizer.ts';
 import { saveTokenizer } from '../checkpoint/tokenizer-files.ts';
-import { renderReport } from '../dashboard/report.ts';
-import type { ReportStep } from '../dashboard/report.ts';
-import { compareLogProbabilities, explainFailure, judgeParity, ParityError } from '../fleet/parity.ts';
-import { RolloutWorker, weightsChecksum } from '../fleet/rollout.ts';
+import { explainFailure, ParityError } from '../fleet/parity.ts';
+import { RolloutWorker } from '../fleet/rollout.ts';
+import type { Weights } from '../inference/weights.ts';
+import { roundWeights } from '../inference/weights.ts';
 import type { Qwen3Config } from '../models/config.ts';
 import { parameterCount } from '../models/qwen3.ts';
+import { completionTokens, likelihoodBatch, teacherSequences } from './batches.ts';
+import { evaluate } from './evaluate.ts';
+import type {
+  Evaluation,
+  EvaluationMode,
+  Metrics,
+  ParityReport,
+  PhaseName,
+  RunEvent,
+  SampleTrace,
+  Summary,
+} from './events.ts';
+import { handOver, measureParity } from './hand-over.ts';
+import type { Objective } from './learner.ts';
+import { Learner } from './learner.ts';
+import type { Progress } from './progress.ts';
+import { reinforcementStep } from './reinforcement.ts';
+import { renderReport } from './report.ts';
+import type { RunFolder } from './run-folder.ts';
+import { learningRate } from './schedule.ts';
+import type { StepRecord } from './summary.ts';
+import { parityHistory, summarize } from './summary.ts';
+import { testProblems } from './tasks/problems.ts';
+import type { Problem, Task } from './tasks/task.ts';
+
+/** Tokens of a completion at most, where neither the user nor the task says. */
+const DEFAULT_COMPLETION_LENGTH = 512;
+const LIKELIHOOD: Objective = { kind: 'likelihood' };
+const MODES: readonly EvaluationMode[] = ['free', 'thinking', 'no_thinking'];
+const TRACE_TITLE: { readonly [S in Evaluation['stage']]: { readonly [M in EvaluationMode]: string } } = {
+  cold_start: {
+    free: 'before reinforcement',
+    thinking: 'before, thinking forced',
+    no_thinking: 'before, thinking suppressed',
+  },
+  after_rl: {
+    free: 'after reinforcement',
+    thinking: 'after, thinking forced',
+    no_thinking: 'after, thinking suppressed',
+  },
+};
+/** Completions that the finished model's parity is measured on. */
+const PARITY_COMPLETIONS = 64;
+
+interface StepResult {
+  readonly metrics: Metrics;
+  readonly parity?: ParityReport;
+  readonly trace?: SampleTrace;
+}
+
+export interface RunParts {
+  readonly folder: RunFolder;
+  readonly task: Task;
+  readonly tokenizer: Tokenizer;
+  readonly config: Qwen3Config;
+  readonly progress: Progress;
+  /** Weights and moments of a resumed run; a new run has weights only. */
+  readonly start:
+    | { readonly weights: Weights }
+    | { readonly state: ReadonlyMap<string, { readonly values: Float32Array }> };
+  readonly onEvent: (event: RunEvent) => void;
+}
+
+/** Thrown by `run` after `stop`: the state is saved, and the run can be resumed. */
+export class RunInterrupted extends Error {
+  override name = 'RunInterrupted';
+}
+
+export class TrainingRun {
+  readonly #parts: RunParts;
+  readonly #progress: Progress;
+  readonly #problems: Problem[];
+  readonly #maxCompletion: number;
+  #learner!: Learner;
+  #worker!: RolloutWorker;
+  #stopping = false;
+  #saved = 0;
+  #begun = 0;
+  #secondsBefore = 0;
+
+  constructor(parts: RunParts) {
+    this.#parts = parts;
+    this.#progress = structuredClone(parts.progress);
+    this.#problems = testProblems(parts.task, this.#progress.run.seed, this.#progress.run.eval_problems);
+    this.#maxCompletion = this.#progress.grpo.max_completion_length ?? DEFAULT_COMPLETION_LENGTH;
+  }
+
+  /** Asks the run to save its state after the present step and to end with RunInterrupted. */
+  stop(): void {
+    this.#stopping = true;
+  }
+
+  /** Runs what is left of the run. Throws what went wrong; the last saved state stays. */
+  async run(): Promise<Summary> {
+    const { run } = this.#progress;
+    const devices = new Map<string, Device>();
+    const device = async (name: string) => {
+      const open = devices.get(name) ?? (await openDevice(name, { threads: run.threads }));
+      devices.set(name, open);
+      return open;
+    };
+    this.#begun = performance.now();
+    this.#saved = this.#begun;
+    this.#secondsBefore = this.#progress.seconds;
+    try {
+      const rollout = run.rollout ?? run.device;
+      const parity = run.parity_device ?? (await anotherDevice(run.device));
+      this.#emit({ type: 'devices', learner: run.device, rollout, parity });
+      const { config, task } = this.#parts;
+      this.#emit({
+        type: 'model',
+        task: task.name,
+        parameters: parameterCount(config),
+        vocabulary: config.vocab_size,
+        layers: config.num_hidden_layers,
+        hidden: config.hidden_size,
+      });
+      await this.#open(await device(run.device), await device(rollout));
+      while (this.#progress.phase < this.#progress.phases.length) await this.#phase();
+      return await this.#finish(await device(parity));
+    } finally {
+      this.#worker?.dispose();
+      await this.#learner?.dispose();
+      for (const open of devices.values()) await open.close();
+    }
+  }
+
+  #emit(event: RunEvent): void {
+    this.#parts.onEvent(event);
+  }
+
+  async #open(learnerDevice: Device, rolloutDevice: Device): Promise<void> {
+    const { config, start } = this.#parts;
+    const { dtype } = this.#progress;
+    this.#learner = new Learner(learnerDevice, config, dtype);
+    this.#worker = new RolloutWorker(rolloutDevice, config, dtype);
+    if ('state' in start) this.#learner.loadState(start.state, this.#progress.optimizerSteps);
+    else this.#learner.setWeights(start.weights);
+  }
+
+  async #phase(): Promise<void> {
+    const progress = this.#progress;
+    const phase = progress.phases[progress.phase];
+    const steps = phase === 'cold_start' ? progress.sft.max_steps : progress.grpo.max_steps;
+    if (!progress.entered) {
+      await this.#enter(phase);
+      progress.entered = true;
+      // From here on the run can be resumed.
+      await this.#save(phase);
+    }
+    this.#emit({ type: 'phase', phase, steps, firstStep: progress.step });
+    while (progress.step < steps) {
+      const started = performance.now();
+      const { metrics, parity, trace } = await (phase === 'cold_start'
+        ? this.#likelihoodStep()
+        : this.#policyStep());
+      progress.step++;
+      progress.optimizerSteps = this.#learner.step;
+      progress.numTokens += metrics.num_tokens ?? 0;
+      const full: Metrics = {
+        ...metrics,
+        num_tokens: progress.numTokens,
+        step_time: (performance.now() - started) / 1000,
+      };
+      await this.#parts.folder.appendMetrics({
+        phase,
+        step: progress.step,
+        ...full,
+        ...(parity && { parity }),
+      });
+      this.#emit({ type: 'step', phase, step: progress.step, steps, metrics: full });
+      if (trace) this.#emit({ type: 'sample', phase, step: progress.step, trace });
+      if (parity) this.#emit({ type: 'parity', step: progress.step, report: parity });
+      if (this.#stopping) {
+        await this.#save(phase);
+        throw new RunInterrupted(
+          `stopped after step ${progress.step} of ${steps}; continue with: tandem train --resume ${this.#parts.folder.path}`,
+        );
+      }
+      if (performance.now() - this.#saved > 1000 * progress.run.save_seconds) await this.#save(phase);
+    }
+    await this.#leave(phase);
+    progress.phase++;
+    progress.step = 0;
+    progress.entered = false;
+    progress.numTokens = 0;
+    await this.#save(phase);
+  }
+
+  async #enter(phase: PhaseName): Promise<void> {
+    this.#learner.resetOptimizer();
+    if (phase !== 'reinforcement') return;
+    await this.#evaluate('cold_start', 'free');
+    if (this.#progress.grpo.beta > 0) this.#learner.setReference(await this.#learner.weights());
+  }
+
+  async #leave(phase: PhaseName): Promise<void> {
+    if (phase !== 'reinforcement') return;
+    for (const mode of MODES) await this.#evaluate('after_rl', mode);
+  }
+
+  async #likelihoodStep(): Promise<StepResult> {
+    const { task, tokenizer } = this.#parts;
+    const { sft, run, step, totals } = this.#progress;
+    const micro = sft.per_device_train_batch_size;
+    const parts = sft.gradient_accumulation_steps;
+    const started = performance.now();
+    const teacher = { think_fraction: sft.think_fraction, error_rate: sft.teacher_error };
+    const sequences = teacherSequences(
+      task,
+      tokenizer,
+      run.seed,
+      step * micro * parts,
+      micro * parts,
+      definedOnly(teacher),
+    );
+    const tokens = completionTokens(sequences);
+    const longest = Math.max(...sequences.map(({ prompt, completion }) => prompt.length + completion.length));
+    const shape = { sequences: micro, length: roundLength(longest) };
+    let loss = 0;
+    for (let part = 0; part < parts; part++) {
+      const batch = likelihoodBatch(sequences.slice(part * micro, (part + 1) * micro), shape, tokens);
+      loss += (await this.#learner.forwardBackward(LIKELIHOOD, shape, batch)).loss;
+    }
+    const rate = learningRate(step, sft);
+    const { grad_norm } = await this.#learner.optimStep({ ...sft, learning_rate: rate });
+    const seen = sequences.reduce(
+      (sum, { prompt, completion }) => sum + prompt.length + completion.length,
+      0,
+    );
+    const seconds = (performance.now() - started) / 1000;
+    totals.sft.tokens += seen;
+    totals.sft.seconds += seconds;
+    return {
+      metrics: {
+        loss,
+        learning_rate: rate,
+        grad_norm,
+        num_tokens: seen,
+        'perf/throughput': seen / seconds,
+        'perf/learn_tokens_per_second': seen / seconds,
+      },
+    };
+  }
+
+  async #policyStep(): Promise<StepResult> {
+    const { task, tokenizer } = this.#parts;
+    const { grpo, run, step, totals } = this.#progress;
+    const checksum = await this.#handOver(this.#worker);
+    const result = await reinforcementStep(
+      {
+        task,
+        tokenizer,
+        options: grpo,
+        maxCompletionLength: this.#maxCompletion,
+        seed: run.seed,
+        learner: this.#learner,
+        worker: this.#worker,
+        checksum,
+      },
+      step,
+    );
+    totals.rollout.tokens += result.sampled.tokens;
+    totals.rollout.seconds += result.sampled.seconds;
+    totals.learn.tokens += result.learned.tokens;
+    totals.learn.seconds += result.learned.seconds;
+    return result;
+  }
+
+  #handOver(worker: RolloutWorker): Promise<{ learner: string; rollout: string }> {
+    const { config } = this.#parts;
+    return handOver(this.#learner, worker, config, this.#progress.dtype);
+  }
+
+  async #evaluate(stage: 'cold_start' | 'after_rl', mode: EvaluationMode): Promise<void> {
+    const { task, tokenizer } = this.#parts;
+    await this.#handOver(this.#worker);
+    const { result, traces } = await evaluate(this.#worker, {
+      task,
+      tokenizer,
+      problems: this.#problems,
+      mode,
+      maxCompletionLength: this.#maxCompletion,
+      seed: this.#progress.run.seed,
+    });
+    this.#progress.evaluations.push({ stage, mode, result });
+    this.#progress.traces.push({ title: TRACE_TITLE[stage][mode], trace: traces[0] });
+    this.#emit({ type: 'evaluation', stage, mode, result });
+  }
+
+  async #save(phase: PhaseName): Promise<void> {
+    const { folder } = this.#parts;
+    this.#progress.seconds = this.#seconds();
+    await folder.save({ progress: this.#progress, tensors: await this.#learner.saveState() });
+    this.#saved = performance.now();
+    this.#emit({ type: 'checkpoint', phase, step: this.#progress.step, path: folder.path });
+  }
+
+  /** Hands the finished model over, writes everything a user needs, and sums the run up. */
+  async #finish(parityDevice: Device): Promise<Summary> {
+    const { folder, task, tokenizer, config } = this.#parts;
+    const progress = this.#progress;
+    const same = await this.#measureParity(this.#learner.device);
+    const cross = await this.#measureParity(parityDevice);
+    for (const report of [same, cross]) {
+      this.#emit({ type: 'parity', step: 0, report });
+      if (!report.passed) throw new ParityError(report, explainFailure(report));
+    }
+    const records = (await folder.readMetrics()) as StepRecord[];
+    const summary = summarize(task, progress, parameterCount(config), this.#seconds(), records, [
+      same,
+      cross,
+    ]);
+    const weights = roundWeights(config, await this.#learner.weights(), progress.dtype);
+    await saveTokenizer(folder.path, tokenizer);
+    await folder.write(
+      'task.json',
+      json({ name: task.name, description: task.description, example: this.#problems[0]?.prompt }),
+    );
+    await writeModel(folder.path, { config, weights });
+    await folder.write('summary.json', json(summary));
+    this.#emit({ type: 'traces', traces: progress.traces });
+    await folder.write(
+      'report.html',
+      renderReport({
+        name: progress.run.name,
+        summary,
+        learner: progress.run.device,
+        rollout: progress.run.rollout ?? progress.run.device,
+        steps: records.map(({ phase, step, parity: _, ...metrics }) => ({
+          phase,
+          step,
+          metrics: metrics as Metrics,
+        })),
+        evaluations: progress.evaluations,
+        parity: parityHistory(records, [same, cross]),
+        traces: progress.traces,
+      }),
+    );
+    this.#emit({ type: 'done', folder: folder.path, summary });
+    return summary;
+  }
+
+  /** Samples on `device` with the learner's weights, and compares the log-probabilities on both sides. */
+  async #measureParity(device: Device): Promise<ParityReport> {
+    const { config, task, tokenizer } = this.#parts;
+    const { dtype, grpo, run } = this.#progress;
+    const worker = device === this.#worker.device ? this.#worker : new RolloutWorker(device, config, dtype);
+    try {
+      return await measureParity({
+        learner: this.#learner,
+        worker,
+        config,
+        dtype,
+        task,
+        tokenizer,
+        problems: this.#problems.slice(0, PARITY_COMPLETIONS),
+        maxTokens: this.#maxCompletion,
+        bound: grpo.parity_bound,
+        seed: run.seed,
+      });
+    } finally {
+      if (worker !== this.#worker) worker.dispose();
+    }
+  }
+
+  #seconds(): number {
+    return this.#secondsBefore + (performance.now() - this.#begun) / 1000;
+  }
+}
+
+const json = (value: unknown) => `${JSON.stringify(value, null, 2)}\n`;
+
+/** Values that are there, so that they can replace others without hiding them. */
+function definedOnly<T extends object>(value: T): Partial<T> {
+  return Object.fromEntries(Object.entries(value).filter(([, entry]) => entry !== undefined)) as Partial<T>;
+}
+
+/** Rows are padded to a multiple of 8 tokens, so that few programs are compiled. */
+const roundLength = (length: number) => Math.ceil(length / 8) * 8;
+
+/** An available accelerator other than `name`, or `name` itself where there is no other. */
+async function anotherDevice(name: string): Promise<string> {
+  const others = (await listDevices()).filter(
+    (probe) => probe.available && probe.name !== name && probe.name !== 'interpreter',
+  );
+  return others[0]?.name ?? name;
+}

@@ -1,4 +1,6 @@
 /** `report.html`: everything a run measured, as one file that needs nothing else. */
+
+import { escapeHtml, formatNumber, lineChart } from './chart.ts';
 import type {
   Accuracy,
   EvaluationMode,
@@ -7,8 +9,7 @@ import type {
   PhaseName,
   SampleTrace,
   Summary,
-} from '../training/events.ts';
-import { escapeHtml, formatNumber, lineChart } from './chart.ts';
+} from './events.ts';
 
 export interface ReportStep {
   readonly phase: PhaseName;

@@ -1,0 +1,144 @@
+/** A model with its tokenizer on an accelerator: generate text, score tokens. */
+import type { Device } from '../accelerators/device.ts';
+import type { Tokenizer } from '../checkpoint/tokenizer.ts';
+import type { Qwen3Config } from '../models/config.ts';
+import { declareWeights, hiddenStates, logits } from '../models/qwen3.ts';
+import { Graph } from '../tensor/graph.ts';
+import { compile } from '../tensor/program.ts';
+import { attentionShape } from './attention.ts';
+import type { Generation, SamplingSettings } from './engine.ts';
+import { Engine } from './engine.ts';
+import { sampledLogProbability, UNTRUNCATED } from './sampling.ts';
+import type { Weights, WeightType } from './weights.ts';
+import { WeightStore } from './weights.ts';
+
+export interface LanguageModelParts {
+  readonly device: Device;
+  readonly config: Qwen3Config;
+  readonly weights: Weights;
+  readonly tokenizer: Tokenizer | null;
+  /** A prompt that the model understands, for people who do not know what to ask. */
+  readonly example?: string | null;
+  readonly dtype?: WeightType;
+  /** Close the device together with the model. */
+  readonly ownsDevice?: boolean;
+}
+
+export interface GenerateOptions extends Partial<Omit<SamplingSettings, 'forbidFirst'>> {
+  /** Called with each token as soon as it is there. */
+  readonly onToken?: (token: number) => void;
+}
+
+/** Tokens or settings that this model cannot work with. */
+export class PromptError extends RangeError {
+  override name = 'PromptError';
+}
+
+export class LanguageModel implements AsyncDisposable {
+  readonly device: Device;
+  readonly config: Qwen3Config;
+  readonly tokenizer: Tokenizer | null;
+  readonly example: string | null;
+  readonly #dtype: WeightType;
+  readonly #weights: WeightStore;
+  readonly #engine: Engine;
+  readonly #ownsDevice: boolean;
+
+  constructor({
+    device,
+    config,
+    weights,
+    tokenizer,
+    example = null,
+    dtype = 'f32',
+    ownsDevice = false,
+  }: LanguageModelParts) {
+    this.device = device;
+    this.config = config;
+    this.tokenizer = tokenizer;
+    this.example = example;
+    this.#dtype = dtype;
+    this.#ownsDevice = ownsDevice;
+    this.#weights = new WeightStore(device, config, dtype);
+    this.#weights.write(weights);
+    this.#engine = new Engine(device, this.#weights.store, config, dtype);
+  }
+
+  /** Token ids of a prompt. Throws where the model has no tokenizer, or the tokenizer lacks a word. */
+  encode(prompt: string): number[] {
+    if (this.tokenizer === null)
+      throw new PromptError('the model has no tokenizer (tokenizer.json): give token ids instead of text');
+    return this.tokenizer.encode(prompt);
+  }
+
+  #checkTokens(tokens: readonly number[], more: number): void {
+    const { vocab_size: vocabulary, max_position_embeddings: positions } = this.config;
+    if (tokens.length === 0) throw new PromptError('there are no tokens');
+    const wrong = tokens.find((token) => !Number.isInteger(token) || token < 0 || token >= vocabulary);
+    if (wrong !== undefined)
+      throw new PromptError(`there is no token ${wrong} in a vocabulary of ${vocabulary}`);
+    if (tokens.length + more > positions) {
+      throw new PromptError(
+        `${tokens.length} tokens${more > 0 ? ` and ${more} to generate` : ''} are more than the model's ${positions} positions`,
+      );
+    }
+  }
+
+  /** Continues tokens until the end-of-text token or `maxTokens`. Greedy unless a temperature is given. */
+  async generate(tokens: readonly number[], options: GenerateOptions = {}): Promise<Generation> {
+    const { onToken, ...given } = options;
+    const room = this.config.max_position_embeddings - tokens.length;
+    const settings: SamplingSettings = {
+      temperature: 0,
+      topP: 1,
+      topK: 0,
+      seed: 0,
+      forbidFirst: [],
+      ...given,
+      maxTokens: Math.min(given.maxTokens ?? 256, Math.max(1, room)),
+    };
+    this.#checkTokens(tokens, 1);
+    const [generation] = await this.#engine.generate(
+      [{ tokens, id: 0 }],
+      settings,
+      onToken && ((_, token) => onToken(token)),
+    );
+    return generation;
+  }
+
+  /** log p of each token given those before it; null for the first. */
+  async score(tokens: readonly number[]): Promise<(number | null)[]> {
+    this.#checkTokens(tokens, 0);
+    const { config } = this;
+    const g = new Graph();
+    const count = tokens.length;
+    const ids = g.literal(Int32Array.from(tokens));
+    const positions = g.literal(Int32Array.from(tokens.keys()));
+    const targets = g.literal(Int32Array.from([...tokens.slice(1), -1]));
+    const weights = declareWeights(g, config, this.#dtype);
+    const shape = attentionShape(config, 1);
+    const hidden = hiddenStates(g, config, weights, {
+      ids,
+      positions,
+      attend: (_, q, k, v) => g.attention(q, k, v, shape),
+    });
+    const { logprob } = sampledLogProbability(g, logits(g, config, weights, hidden), targets, UNTRUNCATED);
+    const program = await compile(g, this.device, this.#weights.store, { outputs: { logprob } });
+    try {
+      await program.run();
+      const values = (await program.read('logprob')) as Float32Array;
+      return [null, ...values.subarray(0, count - 1)];
+    } finally {
+      program.dispose();
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#engine.dispose();
+    this.#weights.dispose();
+    if (this.#ownsDevice) await this.device.close();
+  }
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+}

@@ -1,0 +1,40 @@
+/** Opens a model's folder on an accelerator. Needs Node; in a browser, construct `LanguageModel` from bytes. */
+import { join } from 'node:path';
+import { z } from 'zod';
+import { openDevice } from '../accelerators/registry.ts';
+import { exists, readJsonFile } from '../checkpoint/files.ts';
+import { readModel } from '../checkpoint/model.ts';
+import { loadTokenizer } from '../checkpoint/tokenizer-files.ts';
+import { LanguageModel } from './language-model.ts';
+import type { WeightType } from './weights.ts';
+
+export interface OpenOptions {
+  /** Name of an accelerator; 'cpu' when left out. */
+  readonly device?: string;
+  readonly threads?: number;
+  readonly dtype?: WeightType;
+}
+
+/** What a training run leaves for those who use its model. */
+const aboutSchema = z.looseObject({ example: z.string().optional() });
+
+/**
+ * Loads a Qwen3 model. Its tokenizer is loaded where the folder has one.
+ * @throws where the folder is no such model, or the accelerator is not available; the message says which and why
+ */
+export async function openModel(folder: string, options: OpenOptions = {}): Promise<LanguageModel> {
+  const { config, weights } = await readModel(folder);
+  const tokenizer = (await exists(join(folder, 'tokenizer.json'))) ? await loadTokenizer(folder) : null;
+  const about = join(folder, 'task.json');
+  const example = (await exists(about)) ? ((await readJsonFile(about, aboutSchema)).example ?? null) : null;
+  const device = await openDevice(options.device ?? 'cpu', { threads: options.threads });
+  return new LanguageModel({
+    device,
+    config,
+    weights,
+    tokenizer,
+    example,
+    dtype: options.dtype ?? 'f32',
+    ownsDevice: true,
+  });
+}
