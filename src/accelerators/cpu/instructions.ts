@@ -12,7 +12,7 @@ export type Mnemonic = keyof Table;
 export type Operands<M extends Mnemonic> = M extends Mnemonic ? OperandsOf<Table[M][number][0]> : never;
 
 /** All rows, by mnemonic. */
-export const instructionTable: InstructionTable & Readonly<Record<Mnemonic, unknown>> = {
+export const instructionTable: Readonly<Record<Mnemonic, InstructionTable[string]>> = {
   ...integerInstructions,
   ...vectorInstructions,
   ...movementInstructions,
