@@ -2,16 +2,27 @@
 
 import { Assembler } from '../../src/accelerators/cpu/assembler.ts';
 import { generate, type Isa } from '../../src/accelerators/cpu/codegen.ts';
+import { type CpuFeature, processor } from '../../src/accelerators/cpu/cpuid.ts';
 import { CodeBlock, Mapping } from '../../src/accelerators/cpu/memory.ts';
-import { loadNative } from '../../src/accelerators/cpu/native.ts';
+import { loadNative, type Native } from '../../src/accelerators/cpu/native.ts';
 import { mem } from '../../src/accelerators/cpu/operands.ts';
 import * as x86 from '../../src/accelerators/cpu/registers.ts';
 import type { Instr, IntReg, LoopFunction, VecReg } from '../../src/accelerators/loops/ir.ts';
 import { interpret } from '../accelerators/loop-interpreter.ts';
 
-const native = await loadNative();
+const available = process.platform === 'linux' && process.arch === 'x64' ? await loadNative() : undefined;
+const native = available as Native;
 
 export const lanesOf: { readonly [I in Isa]: number } = { avx512: 16, avx2: 8 };
+const required: { readonly [I in Isa]: readonly CpuFeature[] } = {
+  avx512: ['avx512f', 'avx512bw', 'avx512dq', 'avx512vl'],
+  avx2: ['avx2', 'fma', 'f16c'],
+};
+export const isas: readonly Isa[] = ['avx512', 'avx2'];
+/** The vector extensions that this machine has. */
+export const runnable = isas.filter(
+  (isa) => available && required[isa].every((feature) => processor(available).features.has(feature)),
+);
 
 const preserved = [x86.rbx, x86.rbp, x86.r12, x86.r13, x86.r14, x86.r15];
 const sentinel = 0x1234567;

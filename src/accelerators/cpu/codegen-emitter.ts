@@ -8,7 +8,7 @@ import { broadcast, type Label, type Memory, mem, type Operand, type Scale } fro
 import type { Needs } from './regalloc.ts';
 import * as registers from './registers.ts';
 
-/** Vector extensions to generate for. avx512: F, BW, DQ and VL, 16 lanes; avx2: with FMA, F16C and BMI2, 8 lanes. */
+/** Vector extensions to generate for. avx512: F, BW, DQ and VL, 16 lanes; avx2: with FMA and F16C, 8 lanes. */
 export type Isa = 'avx512' | 'avx2';
 
 /** How one kind of node becomes instructions. */
@@ -132,7 +132,9 @@ export class Emitter {
   /** Fills a vector register with equal lanes. */
   fill(index: number, bits: number): void {
     const target = this.v(index);
-    if (bits === 0) this.op('vxorps', target, target, target);
+    // Writing the low 128 bits clears the rest, in a shorter instruction.
+    const low = xmms[index];
+    if (bits === 0) this.op('vxorps', low, low, low);
     else if ((bits | 0) === -1 && this.isa === 'avx2') this.op('vpcmpeqd', target, target, target);
     else if ((bits | 0) === -1) this.op('vpternlogd', target, target, target, 0xff);
     else this.op('vbroadcastss', target, this.#word(bits));
