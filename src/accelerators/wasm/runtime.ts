@@ -1,4 +1,6 @@
 /** Memory, threads and loaded programs: the accelerator as loop functions see it, below kernels and buffers. */
+import { checkRepeat } from '../bindings.ts';
+import { RunQueue } from '../queue.ts';
 import { FIRST_ADDRESS } from './body.ts';
 import { Heap } from './heap.ts';
 import { createSharedMemory, type LinearMemory, RemoteMemory, SharedMemory } from './memory.ts';
@@ -26,7 +28,7 @@ export interface RuntimeOptions {
 
 /** A program in memory and in all threads. Runs are queued: one at a time a runtime. */
 export interface LoadedProgram {
-  /** `repeat`: 1 to 2^31 - 1. Rejects with an error that names the kernel when one fails. */
+  /** `repeat`: 1 to 2^31. Rejects with an error that names the kernel when one fails. */
   run(repeat: number): Promise<void>;
   dispose(): void;
 }
@@ -40,8 +42,9 @@ export class WasmRuntime {
   readonly memoryBytes: number;
   #scratch = { address: 0, stride: 0 };
   #nextProgram = 1;
-  /** Settles, never rejects, when everything queued so far is done. */
-  #idle: Promise<unknown> = Promise.resolve();
+  readonly #queue = new RunQueue();
+  /** Tasks in the queue that have not ended. */
+  #pending = 0;
   #closed = false;
 
   private constructor(team: Team, memory: LinearMemory, maximumPages: number, options: RuntimeOptions) {
@@ -74,8 +77,16 @@ export class WasmRuntime {
     return this.#heap.allocate(byteLength);
   }
 
+  /** The block may be had again once nothing that was queued before can use it. */
   release(address: number): void {
-    if (!this.#closed) this.#heap.release(address);
+    if (this.#closed) return;
+    if (this.#pending === 0) {
+      this.#heap.release(address);
+      return;
+    }
+    this.#enqueue(async () => {
+      if (!this.#closed) this.#heap.release(address);
+    });
   }
 
   write(address: number, bytes: Uint8Array): void {
@@ -86,7 +97,7 @@ export class WasmRuntime {
   /** After all runs queued so far. */
   async read(address: number, byteLength: number): Promise<Uint8Array<ArrayBuffer>> {
     this.#check();
-    await this.#idle;
+    await this.#queue.idle();
     this.#check();
     return this.#memory.read(address, byteLength);
   }
@@ -104,20 +115,18 @@ export class WasmRuntime {
     this.#team.load(program, module);
     let disposed = false;
     return {
-      run: (repeat) => {
-        if (disposed) return Promise.reject(new Error('the program was disposed of'));
-        if (!Number.isInteger(repeat) || repeat < 1 || repeat > 0x7fffffff) {
-          return Promise.reject(new RangeError(`repeat must be a whole number, 1 or more, not ${repeat}`));
-        }
-        return this.#enqueue(() => this.#run(program, address, repeat, launches));
+      run: async (repeat) => {
+        if (disposed) throw new Error('the program was disposed of');
+        checkRepeat(repeat);
+        await this.#enqueue(() => this.#run(program, address, repeat, launches));
       },
       dispose: () => {
         if (disposed) return;
         disposed = true;
+        if (this.#closed) return;
+        this.release(address);
         this.#enqueue(async () => {
-          if (this.#closed) return;
-          this.#team.unload(program);
-          this.#heap.release(address);
+          if (!this.#closed) this.#team.unload(program);
         });
       },
     };
@@ -154,10 +163,11 @@ export class WasmRuntime {
     }
   }
 
-  #enqueue<T>(action: () => Promise<T>): Promise<T> {
-    const result = this.#idle.then(action);
-    this.#idle = result.catch(() => {});
-    return result;
+  #enqueue(task: () => Promise<void>): Promise<void> {
+    this.#pending++;
+    return this.#queue.add(task).finally(() => {
+      this.#pending--;
+    });
   }
 
   /** All programs share the threads' scratch memory, as only one runs at a time. */
@@ -167,11 +177,7 @@ export class WasmRuntime {
     const old = this.#scratch;
     if (stride <= old.stride) return;
     this.#scratch = { address: this.#heap.allocate(stride * this.#options.threads), stride };
-    if (old.stride === 0) return;
-    // A run that is under way still uses it.
-    this.#enqueue(async () => {
-      if (!this.#closed) this.#heap.release(old.address);
-    });
+    if (old.stride > 0) this.release(old.address);
   }
 
   #check(): void {
