@@ -1,0 +1,540 @@
+/** Every kernel with inputs and a float64 reference. `suite` in suite.ts runs the table on any device. */
+import { swiglu, swigluBackward } from '../../src/kernels/activation.ts';
+import {
+  attention,
+  attentionBackwardKeyValue,
+  attentionBackwardQuery,
+  attentionDelta,
+} from '../../src/kernels/attention.ts';
+import { convertKernel } from '../../src/kernels/convert.ts';
+import { crossEntropy, crossEntropyBackward } from '../../src/kernels/crossentropy.ts';
+import { elementwise, reduce } from '../../src/kernels/elementwise.ts';
+import { embedding, embeddingBackward } from '../../src/kernels/embedding.ts';
+import { cacheWrite } from '../../src/kernels/kvcache.ts';
+import { biasEpilogue, gateEpilogue, matmul, residualEpilogue } from '../../src/kernels/matmul.ts';
+import { rmsNorm, rmsNormBackward, rmsNormWeightPartial } from '../../src/kernels/norm.ts';
+import { adamW, gradientClip, sumSquares } from '../../src/kernels/optimizer.ts';
+import { rope, ropeTable } from '../../src/kernels/rope.ts';
+import { sampledLogp, sampledLogpBackward } from '../../src/kernels/sampling.ts';
+import { transpose } from '../../src/kernels/transpose.ts';
+import type { Tolerance } from '../../src/numerics/error.ts';
+import type { Case } from './buffers.ts';
+import { decode, encode, normals } from './buffers.ts';
+import { attentionReference, logSoftmax, matmulReference, rmsNormReference, sigmoid } from './references.ts';
+
+type Storage = 'f32' | 'bf16';
+const TOLERANCE: { readonly [S in Storage]: Tolerance } = {
+  f32: { atol: 2e-6, rtol: 4e-6 },
+  bf16: { atol: 1e-3, rtol: 2 ** -8 },
+};
+const STORAGES: readonly Storage[] = ['f32', 'bf16'];
+const exact: Tolerance = {};
+
+function matmulCases(): Case[] {
+  const cases: Case[] = [];
+  for (const type of STORAGES) {
+    for (const [m, n, k] of [
+      [1, 1, 1],
+      [1, 33, 70],
+      [5, 17, 19],
+      [67, 9, 31],
+    ] as const) {
+      for (const [transA, transB] of [
+        [false, false],
+        [false, true],
+        [true, false],
+        [true, true],
+      ] as const) {
+        const a = normals(1, m * k, type);
+        const b = normals(2, k * n, type);
+        cases.push({
+          name: `matmul ${m}x${n}x${k} ${type}${transA ? ' aT' : ''}${transB ? ' bT' : ''}`,
+          kernel: matmul({
+            m,
+            n,
+            k,
+            transA,
+            transB,
+            aType: type,
+            bType: type,
+            cType: type,
+            blocks: { m: Math.min(m, 16), n: Math.min(n, 16), k: Math.min(k, 16) },
+          }),
+          inputs: { a, b },
+          expected: { c: matmulReference(a, b, m, n, k, transA, transB) },
+          tolerance: type === 'f32' ? { atol: 1e-5, rtol: 1e-5 } : { atol: 1e-3, rtol: 2 ** -8 },
+        });
+      }
+    }
+  }
+  const [m, n, k] = [6, 10, 12];
+  const [a, b, extra, row] = [normals(3, 2 * m * k), normals(4, 2 * k * n), normals(5, m * n), normals(6, n)];
+  const product = matmulReference(a, b, m, n, k);
+  const plain = { m, n, k, blocks: { m: 4, n: 8, k: 8 } };
+  const tolerance = { atol: 1e-5, rtol: 1e-5 };
+  cases.push(
+    {
+      name: 'matmul residual',
+      kernel: matmul({ ...plain, epilogue: residualEpilogue('f32') }),
+      inputs: { a, b, residual: extra },
+      expected: { c: product.map((x, i) => x + extra[i]) },
+      tolerance,
+    },
+    {
+      name: 'matmul bias',
+      kernel: matmul({ ...plain, epilogue: biasEpilogue('f32') }),
+      inputs: { a, b, bias: row },
+      expected: { c: product.map((x, i) => x + row[i % n]) },
+      tolerance,
+    },
+    {
+      name: 'matmul gate',
+      kernel: matmul({ ...plain, epilogue: gateEpilogue('f32') }),
+      inputs: { a, b, gate: extra },
+      expected: { c: product.map((x, i) => x * extra[i] * sigmoid(extra[i])) },
+      tolerance,
+    },
+    {
+      name: 'matmul accumulate',
+      kernel: matmul({ ...plain, accumulate: true }),
+      inputs: { a, b, c: extra },
+      expected: { c: product.map((x, i) => x + extra[i]) },
+      tolerance,
+    },
+    {
+      name: 'matmul batch',
+      kernel: matmul({ ...plain, batch: 2 }),
+      inputs: { a, b },
+      expected: { c: [...product, ...matmulReference(a.slice(m * k), b.slice(k * n), m, n, k)] },
+      tolerance,
+    },
+    {
+      name: 'matmul f32 by bf16',
+      kernel: matmul({ ...plain, bType: 'bf16' }),
+      inputs: { a, b: normals(4, k * n, 'bf16') },
+      expected: { c: matmulReference(a, normals(4, k * n, 'bf16'), m, n, k) },
+      tolerance,
+    },
+    {
+      name: 'matmul Inf and NaN',
+      kernel: matmul({ m: 2, n: 2, k: 2 }),
+      inputs: { a: [Infinity, 1, 1, 1], b: [1, 0, 2, Number.NaN] },
+      expected: { c: [Infinity, Number.NaN, 3, Number.NaN] },
+      tolerance: exact,
+    },
+  );
+  return cases;
+}
+
+function attentionCases(): Case[] {
+  const cases: Case[] = [];
+  for (const type of STORAGES) {
+    for (const layout of ['tokens', 'cache'] as const) {
+      const o = {
+        sequences: 2,
+        queryLength: layout === 'tokens' ? 70 : 5,
+        heads: 4,
+        kvHeads: 2,
+        headDim: 8,
+        slots: 3,
+        maxLength: 70,
+        layout,
+        type,
+        kvType: type,
+      } as const;
+      const [slots, start, lengths] =
+        layout === 'tokens'
+          ? [
+              [0, 2],
+              [0, 0],
+              [70, 37],
+            ]
+          : [
+              [2, 0],
+              [62, 3],
+              [5, 1],
+            ];
+      const q = normals(11, o.sequences * o.queryLength * o.heads * o.headDim, type);
+      const size = o.slots * o.kvHeads * o.maxLength * o.headDim;
+      const [keys, values] = [normals(12, size, type), normals(13, size, type)];
+      const gradient = normals(14, q.length, type);
+      const r = attentionReference(o, layout, q, keys, values, slots, start, lengths, gradient);
+      const where = { slots, start, lengths };
+      const tolerance = type === 'f32' ? { atol: 5e-6, rtol: 1e-5 } : { atol: 4e-3, rtol: 2 ** -7 };
+      // The delta kernel reads the rounded output.
+      const rounded = decode(type, encode(type, r.o));
+      const group = o.heads / o.kvHeads;
+      const deltaOf = (out: readonly number[]) =>
+        Array.from(r.delta, (_, place) => {
+          const [sequence, kvHead, t] = [
+            Math.floor(place / (o.heads * o.queryLength)),
+            Math.floor(place / (o.queryLength * group)) % o.kvHeads,
+            Math.floor(place / group) % o.queryLength,
+          ];
+          const row =
+            ((sequence * o.queryLength + t) * o.heads + kvHead * group + (place % group)) * o.headDim;
+          let sum = 0;
+          for (let d = 0; d < o.headDim; d++) sum += out[row + d] * gradient[row + d];
+          return sum;
+        });
+      cases.push({
+        name: `attention ${layout} ${type}`,
+        kernel: attention({ ...o, training: true }),
+        inputs: { q, keys, values, ...where },
+        expected: { o: r.o, lse: r.lse },
+        tolerance,
+      });
+      cases.push({
+        name: `attention dq ${layout} ${type}`,
+        kernel: attentionBackwardQuery(o),
+        inputs: { q, keys, values, do: gradient, lse: r.lse, delta: r.delta, ...where },
+        expected: { dq: r.dq },
+        tolerance,
+      });
+      if (layout === 'tokens') {
+        cases.push({
+          name: `attention delta ${type}`,
+          kernel: attentionDelta(o),
+          inputs: { do: gradient, o: rounded },
+          expected: { delta: deltaOf(rounded) },
+          tolerance,
+        });
+      }
+      // Slot 1 belongs to no sequence: it keeps its NaN.
+      const unused = (x: Float64Array) =>
+        Array.from(x, (value, i) =>
+          Math.floor(i / (size / o.slots)) === 3 - slots[0] - slots[1] ? Number.NaN : value,
+        );
+      cases.push({
+        name: `attention dk dv ${layout} ${type}`,
+        kernel: attentionBackwardKeyValue(o),
+        inputs: { q, keys, values, do: gradient, lse: r.lse, delta: r.delta, ...where },
+        expected: { dkeys: unused(r.dkeys), dvalues: unused(r.dvalues) },
+        tolerance,
+      });
+    }
+  }
+  return cases;
+}
+
+function rowCases(): Case[] {
+  const cases: Case[] = [];
+  for (const type of STORAGES) {
+    const tolerance = TOLERANCE[type];
+    const [rows, columns, eps] = [71, 37, 1e-6];
+    const [x, weight, dy] = [
+      normals(21, rows * columns, type),
+      normals(22, columns, type),
+      normals(23, rows * columns, type),
+    ];
+    const o = { rows, columns, eps, xType: type, yType: type, weightType: type };
+    const r = rmsNormReference(x, weight, rows, columns, eps, dy);
+    const partial = [0, 64].flatMap((from) =>
+      Array.from({ length: columns }, (_, c) => {
+        let sum = 0;
+        for (let row = from; row < Math.min(rows, from + 64); row++)
+          sum += r.contributions[row * columns + c];
+        return sum;
+      }),
+    );
+    cases.push(
+      { name: `rmsNorm ${type}`, kernel: rmsNorm(o), inputs: { x, weight }, expected: { y: r.y }, tolerance },
+      {
+        name: `rmsNorm dx ${type}`,
+        kernel: rmsNormBackward(o),
+        inputs: { x, weight, dy },
+        expected: { dx: r.dx },
+        tolerance,
+      },
+      {
+        name: `rmsNorm dweight ${type}`,
+        kernel: rmsNormWeightPartial(o),
+        inputs: { x, dy },
+        expected: { partial },
+        tolerance: { atol: 2e-5, rtol: 1e-5 },
+      },
+    );
+
+    const [tokens, heads, headDim, maxPositions] = [9, 3, 6, 40];
+    const { cos, sin } = ropeTable(maxPositions, headDim, 10000);
+    const positions = Array.from({ length: tokens }, (_, t) => (t * 7) % maxPositions);
+    const q = normals(24, tokens * heads * headDim, type);
+    for (const inverse of [false, true]) {
+      const y = q.map((value, i) => {
+        const d = i % headDim;
+        const angle =
+          positions[Math.floor(i / (heads * headDim))] *
+          10000 ** ((-2 * (d % 3)) / headDim) *
+          (inverse ? -1 : 1);
+        return value * Math.cos(angle) + (d < 3 ? -q[i + 3] : q[i - 3]) * Math.sin(angle);
+      });
+      cases.push({
+        name: `rope ${type}${inverse ? ' inverse' : ''}`,
+        kernel: rope({ tokens, heads, headDim, maxPositions, type, inverse }),
+        inputs: { x: q, positions, cos, sin },
+        expected: { y },
+        tolerance,
+      });
+    }
+
+    const g = [...normals(25, 33 * 5, type, 3)];
+    const u = normals(26, g.length, type);
+    const d = normals(27, g.length, type);
+    const size = { rows: 5, columns: 33, type };
+    cases.push(
+      {
+        name: `swiglu ${type}`,
+        kernel: swiglu(size),
+        inputs: { gate: g, up: u },
+        expected: { y: g.map((x, i) => x * sigmoid(x) * u[i]) },
+        tolerance,
+      },
+      {
+        name: `swiglu backward ${type}`,
+        kernel: swigluBackward(size),
+        inputs: { gate: g, up: u, dy: d },
+        expected: {
+          dgate: g.map((x, i) => d[i] * u[i] * sigmoid(x) * (1 + x * (1 - sigmoid(x)))),
+          dup: g.map((x, i) => d[i] * x * sigmoid(x)),
+        },
+        tolerance,
+      },
+    );
+
+    const ids = [3, 0, 3, -1, 6, 99, 3];
+    const table = normals(28, 7 * 70, type);
+    const dx = normals(29, ids.length * 70, type);
+    const dtable = new Float64Array(7 * 70);
+    ids.forEach((id, t) => {
+      if (id >= 0 && id < 7) for (let c = 0; c < 70; c++) dtable[id * 70 + c] += dx[t * 70 + c];
+    });
+    const e = { tokens: ids.length, vocabulary: 7, columns: 70, tableType: type, type };
+    cases.push(
+      {
+        name: `embedding ${type}`,
+        kernel: embedding(e),
+        inputs: { ids, table },
+        expected: { x: ids.flatMap((id) => Array.from({ length: 70 }, (_, c) => table[id * 70 + c] ?? 0)) },
+        tolerance: exact,
+      },
+      {
+        name: `embedding backward ${type}`,
+        kernel: embeddingBackward(e),
+        inputs: { ids, dx },
+        expected: { dtable },
+        tolerance: TOLERANCE.f32,
+      },
+      {
+        name: `transpose ${type}`,
+        kernel: transpose({ rows: 7, columns: 70, type }),
+        inputs: { x: table },
+        expected: { y: Array.from({ length: 490 }, (_, i) => table[(i % 7) * 70 + Math.floor(i / 7)]) },
+        tolerance: exact,
+      },
+      {
+        name: `convert ${type}`,
+        kernel: convertKernel({ size: 490, from: type, to: type === 'f32' ? 'bf16' : 'f32' }),
+        inputs: { x: table },
+        expected: { y: table },
+        tolerance: TOLERANCE.bf16,
+      },
+    );
+  }
+  const slot = [1, 0, 1, -1];
+  const position = [2, 0, 4, 1];
+  const [newKeys, newValues] = [normals(31, 4 * 2 * 3), normals(32, 4 * 2 * 3)];
+  const written = (fresh: number[]) => {
+    const cache = new Array<number>(2 * 2 * 4 * 3).fill(Number.NaN);
+    fresh.forEach((x, i) => {
+      const [t, h, c] = [Math.floor(i / 6), Math.floor(i / 3) % 2, i % 3];
+      if (slot[t] >= 0 && position[t] < 4) cache[((slot[t] * 2 + h) * 4 + position[t]) * 3 + c] = x;
+    });
+    return cache;
+  };
+  cases.push({
+    name: 'cacheWrite',
+    kernel: cacheWrite({ tokens: 4, kvHeads: 2, headDim: 3, slots: 2, maxLength: 4 }),
+    inputs: { newKeys, newValues, slot, position },
+    expected: { keys: written(newKeys), values: written(newValues) },
+    tolerance: exact,
+  });
+  return cases;
+}
+
+function lossCases(): Case[] {
+  const [rows, vocabulary] = [4, 1100];
+  const logits = normals(41, rows * vocabulary, 'f32', 3);
+  logits[5] = Number.NEGATIVE_INFINITY;
+  const targets = [7, 1099, -1, 1030];
+  const temperature = [1, 0.5, 2, 0];
+  const g = [1, -2, 3, 0.5];
+  const row = (r: number) => logits.slice(r * vocabulary, (r + 1) * vocabulary);
+  const heat = temperature.map((t) => (t > 0 ? t : 1));
+  const logs = heat.map((t, r) => logSoftmax(row(r), t));
+  const entropy = logs.map(
+    (log) => -log.reduce((sum, x) => sum + (x === Number.NEGATIVE_INFINITY ? 0 : Math.exp(x) * x), 0),
+  );
+  const lse = logs.map((log, r) => row(r)[0] / heat[r] - log[0]);
+  const slope = (log: number[], r: number, keep: (i: number) => boolean) =>
+    log.map((x, i) =>
+      targets[r] < 0 || !keep(i) ? 0 : (g[r] * ((i === targets[r] ? 1 : 0) - Math.exp(x))) / heat[r],
+    );
+  const tolerance = { atol: 1e-5, rtol: 1e-5 };
+  const topK = [50, 0, 3, 9];
+  const topP = [1, 0.7, 0.9, 0.5];
+  const truncated = heat.map((t, r) => {
+    if (temperature[r] === 0) return () => true;
+    const order = row(r)
+      .map((_, i) => i)
+      .sort((i, j) => row(r)[j] - row(r)[i]);
+    const first = topK[r] > 0 ? order.slice(0, topK[r]) : order;
+    const p = logSoftmax(row(r), t, (i) => first.includes(i)).map(Math.exp);
+    const keep = new Set<number>([targets[r]]);
+    let mass = 0;
+    for (const i of first) {
+      if (mass >= topP[r] && topP[r] < 1) break;
+      keep.add(i);
+      mass += p[i];
+    }
+    return (i: number) => keep.has(i);
+  });
+  const cut = truncated.map((keep, r) => logSoftmax(row(r), heat[r], keep));
+  const given = { logits, temperature };
+  return [
+    {
+      name: 'crossEntropy',
+      kernel: crossEntropy({ rows, vocabulary }),
+      inputs: { ...given, targets },
+      expected: { logp: logs.map((log, r) => log[targets[r]] ?? 0), entropy, lse },
+      tolerance,
+    },
+    {
+      name: 'crossEntropy backward',
+      kernel: crossEntropyBackward({ rows, vocabulary }),
+      inputs: { ...given, targets, lse, g },
+      expected: { dlogits: logs.flatMap((log, r) => slope(log, r, () => true)) },
+      tolerance,
+    },
+    {
+      name: 'sampledLogp',
+      kernel: sampledLogp({ rows, vocabulary }),
+      inputs: { ...given, topK, topP, tokens: targets },
+      expected: { logp: cut.map((log, r) => log[targets[r]] ?? 0) },
+      tolerance,
+    },
+    {
+      name: 'sampledLogp backward',
+      kernel: sampledLogpBackward({ rows, vocabulary }),
+      inputs: { ...given, topK, topP, tokens: targets, g },
+      expected: { dlogits: cut.flatMap((log, r) => slope(log, r, truncated[r])) },
+      tolerance,
+    },
+  ];
+}
+
+function updateCases(): Case[] {
+  const size = 1500;
+  const [param, grad, m] = [normals(51, size), normals(52, size), normals(53, size, 'f32', 0.1)];
+  const v = normals(54, size, 'f32', 0.1).map(Math.abs);
+  const hyper = [0.01, 0.9, 0.95, 1e-8, 0.1, 1 - 0.9 ** 3, 1 - 0.95 ** 3, 0.5];
+  const clip = [3, 0.25];
+  const scaled = grad.map((x) => x * hyper[7] * clip[1]);
+  const m1 = m.map((x, i) => 0.9 * x + 0.1 * scaled[i]);
+  const v1 = v.map((x, i) => 0.95 * x + 0.05 * scaled[i] ** 2);
+  const next = param.map(
+    (x, i) => x - 0.01 * (m1[i] / hyper[5] / (Math.sqrt(v1[i] / hyper[6]) + 1e-8) + 0.1 * x),
+  );
+  const [rows, columns] = [19, 1030];
+  const [x, column, line] = [normals(55, rows * columns), normals(56, rows), normals(57, columns)];
+  const rowSums = Array.from({ length: rows }, (_, r) => x.slice(r * columns, (r + 1) * columns));
+  const columnOf = (c: number) => Array.from({ length: rows }, (_, r) => x[r * columns + c]);
+  const domain = { rows, columns, inputs: [{ name: 'x', dtype: 'f32', shape: [rows, columns] }] } as const;
+  const tolerance = { atol: 1e-5, rtol: 1e-5 };
+  const add = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0);
+  return [
+    {
+      name: 'adamW',
+      kernel: adamW({ size }),
+      inputs: { param, grad, m, v, hyper, clip },
+      expected: { param: next, m: m1, v: v1 },
+      tolerance,
+    },
+    {
+      name: 'sumSquares',
+      kernel: sumSquares({ size: 19570 }),
+      inputs: { x },
+      expected: {
+        partials: [add(x.slice(0, 16384).map((y) => y * y)), add(x.slice(16384).map((y) => y * y))],
+      },
+      tolerance,
+    },
+    {
+      name: 'gradientClip',
+      kernel: gradientClip({ count: 3 }),
+      inputs: { partials: [4, 5, 16], limits: [1, 0.5] },
+      expected: { clip: [2.5, 0.4] },
+      tolerance,
+    },
+    {
+      name: 'gradientClip below',
+      kernel: gradientClip({ count: 1 }),
+      inputs: { partials: [4], limits: [3, 1] },
+      expected: { clip: [2, 1] },
+      tolerance,
+    },
+    {
+      name: 'elementwise broadcast',
+      kernel: elementwise({
+        key: 'affine',
+        rows,
+        columns,
+        inputs: [
+          ...domain.inputs,
+          { name: 'c', dtype: 'f32', shape: [rows, 1] },
+          { name: 'l', dtype: 'f32', shape: [1, columns] },
+        ],
+        outputs: [{ name: 'y', dtype: 'f32', accumulate: true }],
+        expression: ([a, c, l]) => [a.mul(c).add(l)],
+      }),
+      inputs: { x, c: column, l: line, y: new Array<number>(rows * columns).fill(1) },
+      expected: { y: x.map((value, i) => 1 + value * column[Math.floor(i / columns)] + line[i % columns]) },
+      tolerance,
+    },
+    {
+      name: 'reduce sum over columns',
+      kernel: reduce({ key: 'x', ...domain, over: 'columns', fn: 'sum' }),
+      inputs: { x },
+      expected: { out: rowSums.map(add) },
+      tolerance: { atol: 1e-4 },
+    },
+    {
+      name: 'reduce mean over rows',
+      kernel: reduce({ key: 'x', ...domain, over: 'rows', fn: 'mean' }),
+      inputs: { x },
+      expected: { out: line.map((_, c) => add(columnOf(c)) / rows) },
+      tolerance,
+    },
+    {
+      name: 'reduce max of exp over rows',
+      kernel: reduce({ key: 'exp', ...domain, over: 'rows', fn: 'max', expression: ([a]) => a.sub(9).exp() }),
+      inputs: { x },
+      expected: { out: line.map((_, c) => Math.exp(Math.max(...columnOf(c)) - 9)) },
+      tolerance,
+    },
+    {
+      name: 'reduce sum of exp over columns',
+      kernel: reduce({ key: 'exp', ...domain, over: 'columns', fn: 'sum', expression: ([a]) => a.exp() }),
+      inputs: { x },
+      expected: { out: rowSums.map((r) => add(r.map(Math.exp))) },
+      tolerance,
+    },
+  ];
+}
+
+export const CASES: readonly Case[] = [
+  ...matmulCases(),
+  ...attentionCases(),
+  ...rowCases(),
+  ...lossCases(),
+  ...updateCases(),
+];
