@@ -13,14 +13,24 @@ export function addChat(program: Command): void {
     .command('chat')
     .description('Talk to a model: type a problem, see it think and answer')
     .argument('<model>', "a model's folder with a tokenizer")
-    .addHelpText('after', '\nType a problem in the words of the task the model was trained on; an empty line or Ctrl-D ends.');
+    .addHelpText(
+      'after',
+      '\nType a problem in the words of the task the model was trained on; an empty line or Ctrl-D ends.',
+    );
   addFlags(command, samplingOptions);
   command.action(async (folder: string, parsed: Record<string, unknown>) => {
     const options = checkOptions(samplingOptions, givenOptions(samplingOptions, parsed));
     await using model = await openModel(folder, { device: options.device, dtype: options.dtype });
-    if (model.tokenizer === null) throw new Error(`${folder} has no tokenizer.json, so it can only continue token ids (tandem generate --tokens)`);
+    if (model.tokenizer === null)
+      throw new Error(
+        `${folder} has no tokenizer.json, so it can only continue token ids (tandem generate --tokens)`,
+      );
     const terminal = process.stdin.isTTY === true;
-    const lines = createInterface({ input: process.stdin, output: terminal ? process.stdout : undefined, prompt: pc.bold('you> ') });
+    const lines = createInterface({
+      input: process.stdin,
+      output: terminal ? process.stdout : undefined,
+      prompt: pc.bold('you> '),
+    });
     if (terminal) {
       const example = model.example ? `, for example: ${model.example}` : '';
       console.log(pc.dim(`${folder} on ${options.device}. Type a problem${example}. An empty line ends.`));
@@ -41,7 +51,11 @@ export function addChat(program: Command): void {
   });
 }
 
-async function answer(model: LanguageModel, prompt: string, options: ReturnType<typeof samplingOptions.parse>): Promise<void> {
+async function answer(
+  model: LanguageModel,
+  prompt: string,
+  options: ReturnType<typeof samplingOptions.parse>,
+): Promise<void> {
   const { tokenizer } = model;
   let thinking = false;
   const generation = await model.generate(model.encode(prompt), {

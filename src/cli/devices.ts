@@ -8,7 +8,10 @@ export function addDevices(program: Command): void {
   program
     .command('devices')
     .description('List the accelerators of this machine, and why others are absent')
-    .option('--json', 'print JSON: an array of { name, available, reason, description, features, threads, memory }')
+    .option(
+      '--json',
+      'print JSON: an array of { name, available, reason, description, features, threads, memory }',
+    )
     .action(async ({ json }: { json?: boolean }) => {
       const probes = await listDevices();
       if (json) {
@@ -25,10 +28,13 @@ export function addDevices(program: Command): void {
         return;
       }
       for (const { name, available, reason, info } of probes) {
-        if (!available || info === undefined) console.log(`${pc.dim('✗')} ${name.padEnd(12)} ${pc.dim(reason)}`);
+        if (!available || info === undefined)
+          console.log(`${pc.dim('✗')} ${name.padEnd(12)} ${pc.dim(reason)}`);
         else {
           const memory = `${count(info.memory / 2 ** 30)} GiB`;
-          console.log(`${pc.green('✓')} ${name.padEnd(12)} ${info.description}, ${info.threads} thread${info.threads === 1 ? '' : 's'}, ${memory}`);
+          console.log(
+            `${pc.green('✓')} ${name.padEnd(12)} ${info.description}, ${info.threads} thread${info.threads === 1 ? '' : 's'}, ${memory}`,
+          );
           console.log(`  ${''.padEnd(12)} ${pc.dim(info.features.join(' '))}`);
         }
       }

@@ -10,7 +10,12 @@ import { parseTokens } from './score.ts';
 export const samplingOptions = z.strictObject({
   max_tokens: z.number().int().positive().default(256).describe('Tokens to generate at most'),
   temperature: z.number().min(0).default(0).describe('0: always the likeliest token'),
-  top_p: z.number().gt(0).max(1).default(1).describe('Sample from the likeliest tokens with this total probability'),
+  top_p: z
+    .number()
+    .gt(0)
+    .max(1)
+    .default(1)
+    .describe('Sample from the likeliest tokens with this total probability'),
   top_k: z.number().int().nonnegative().default(0).describe('Sample from the k likeliest tokens; 0: all'),
   seed: z.number().int().min(0).max(0xffffffff).default(0).describe('The same seed gives the same text'),
   device: z.string().default('cpu').describe('Accelerator'),
@@ -30,22 +35,35 @@ export function addGenerate(program: Command): void {
       '\nExamples:\n  $ tandem generate runs/chain --prompt "3 +4 *2 +1 *5 +6 *3 +2 +2 *4 +1 =" --max-tokens 20\n  $ tandem generate runs/chain --tokens 1,8,14 --max-tokens 5 --temperature 0.7 --seed 3 --json',
     );
   addFlags(command, samplingOptions);
-  command.action(async (folder: string, parsed: Record<string, unknown> & { prompt?: string; tokens?: string; json?: boolean }) => {
-    const options = checkOptions(samplingOptions, givenOptions(samplingOptions, parsed));
-    if ((parsed.prompt === undefined) === (parsed.tokens === undefined)) throw new UsageError('give either --prompt or --tokens');
-    const given = parsed.tokens === undefined ? null : parseTokens(parsed.tokens);
-    await using model = await openModel(folder, { device: options.device, dtype: options.dtype });
-    const tokens = given ?? model.encode(parsed.prompt!);
-    const generation = await model.generate(tokens, {
-      maxTokens: options.max_tokens,
-      temperature: options.temperature,
-      topP: options.top_p,
-      topK: options.top_k,
-      seed: options.seed,
-    });
-    const text = model.tokenizer?.decode(generation.tokens) ?? null;
-    if (parsed.json) {
-      console.log(JSON.stringify({ tokens: generation.tokens, logprobs: generation.logprobs, text, finish_reason: generation.finishReason }));
-    } else console.log(text ?? generation.tokens.join(','));
-  });
+  command.action(
+    async (
+      folder: string,
+      parsed: Record<string, unknown> & { prompt?: string; tokens?: string; json?: boolean },
+    ) => {
+      const options = checkOptions(samplingOptions, givenOptions(samplingOptions, parsed));
+      if ((parsed.prompt === undefined) === (parsed.tokens === undefined))
+        throw new UsageError('give either --prompt or --tokens');
+      const given = parsed.tokens === undefined ? null : parseTokens(parsed.tokens);
+      await using model = await openModel(folder, { device: options.device, dtype: options.dtype });
+      const tokens = given ?? model.encode(parsed.prompt!);
+      const generation = await model.generate(tokens, {
+        maxTokens: options.max_tokens,
+        temperature: options.temperature,
+        topP: options.top_p,
+        topK: options.top_k,
+        seed: options.seed,
+      });
+      const text = model.tokenizer?.decode(generation.tokens) ?? null;
+      if (parsed.json) {
+        console.log(
+          JSON.stringify({
+            tokens: generation.tokens,
+            logprobs: generation.logprobs,
+            text,
+            finish_reason: generation.finishReason,
+          }),
+        );
+      } else console.log(text ?? generation.tokens.join(','));
+    },
+  );
 }

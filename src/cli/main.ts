@@ -10,10 +10,14 @@ import { addGenerate } from './generate.ts';
 import { addScore } from './score.ts';
 import { addStart, addTrain } from './train.ts';
 
-const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string };
+const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
+  version: string;
+};
 
 const program = new Command('tandem')
-  .description('Train reasoning language models on one accelerator, run them on another, and prove that both run the same model.')
+  .description(
+    'Train reasoning language models on one accelerator, run them on another, and prove that both run the same model.',
+  )
   .version(version)
   .showHelpAfterError('(--help shows what is possible)')
   .exitOverride()
@@ -47,7 +51,8 @@ function report(error: unknown): number {
     console.error(`tandem: ${error.message}`);
     return EXIT.usage;
   }
-  const unexpected = error instanceof TypeError || error instanceof ReferenceError || !(error instanceof Error);
+  const unexpected =
+    error instanceof TypeError || error instanceof ReferenceError || !(error instanceof Error);
   console.error(unexpected ? error : `tandem: ${(error as Error).message}`);
   return EXIT.failure;
 }

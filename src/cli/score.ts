@@ -24,12 +24,15 @@ export function addScore(program: Command): void {
     .option('--dtype <type>', 'storage type of weights: f32 or bf16', 'f32')
     .option('--json', 'print {"logprobs": [null, …]}')
     .addHelpText('after', '\nExample:\n  $ tandem score runs/chain --tokens 1,8,14,20 --json')
-    .action(async (folder: string, options: { tokens: string; device: string; dtype: string; json?: boolean }) => {
-      const tokens = parseTokens(options.tokens);
-      if (options.dtype !== 'f32' && options.dtype !== 'bf16') throw new UsageError(`--dtype is f32 or bf16, not '${options.dtype}'`);
-      await using model = await openModel(folder, { device: options.device, dtype: options.dtype });
-      const logprobs = await model.score(tokens);
-      if (options.json) console.log(JSON.stringify({ logprobs }));
-      else for (const [i, logprob] of logprobs.entries()) console.log(`${tokens[i]}\t${logprob ?? '-'}`);
-    });
+    .action(
+      async (folder: string, options: { tokens: string; device: string; dtype: string; json?: boolean }) => {
+        const tokens = parseTokens(options.tokens);
+        if (options.dtype !== 'f32' && options.dtype !== 'bf16')
+          throw new UsageError(`--dtype is f32 or bf16, not '${options.dtype}'`);
+        await using model = await openModel(folder, { device: options.device, dtype: options.dtype });
+        const logprobs = await model.score(tokens);
+        if (options.json) console.log(JSON.stringify({ logprobs }));
+        else for (const [i, logprob] of logprobs.entries()) console.log(`${tokens[i]}\t${logprob ?? '-'}`);
+      },
+    );
 }

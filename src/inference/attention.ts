@@ -1,13 +1,13 @@
-/** Attention with a KV cache. The cache of a batch is one block of rows a layer: sequence × capacity + position. */
+/** Attention with a KV cache. A batch has a slot a sequence. */
 import type { Qwen3Config } from '../models/config.ts';
 import type { DType } from '../numerics/dtype.ts';
-import type { Graph, Tensor } from '../tensor/graph.ts';
+import type { Graph, SequencePlace, Tensor } from '../tensor/graph.ts';
 import type { AttentionShape } from '../tensor/primitives.ts';
 
-/** Geometry of a model's attention over `batch` sequences. */
-export function attentionShape(config: Qwen3Config, batch: number): AttentionShape {
+/** Geometry of a model's attention over so many sequences. */
+export function attentionShape(config: Qwen3Config, sequences: number): AttentionShape {
   return {
-    batch,
+    sequences,
     heads: config.num_attention_heads,
     kvHeads: config.num_key_value_heads,
     headDim: config.head_dim,
@@ -21,35 +21,38 @@ export interface CacheGeometry {
 }
 
 /** The cache's states of a layer; one name per geometry, so that engines of several sizes can share a store. */
-export function cacheStates(
+function cacheStates(
   g: Graph,
   config: Qwen3Config,
   layer: number,
   { batch, capacity }: CacheGeometry,
   dtype: DType,
 ) {
-  const size = [batch * capacity, config.num_key_value_heads * config.head_dim];
+  const size = [batch, config.num_key_value_heads, capacity, config.head_dim];
   const name = (part: 'k' | 'v') => `cache.${batch}x${capacity}.${layer}.${part}`;
   return { k: g.state(name('k'), dtype, size), v: g.state(name('v'), dtype, size) };
 }
 
 /**
- * Attention for new tokens that are put into the cache at `rows` (i32 [tokens]).
- * @param offsets tokens of each sequence before the new ones (i32 [batch]): the queries look at the cache; null when
- *   the new tokens are the beginning of every sequence and need only look at themselves
+ * Attention of new tokens, whose keys and values are put into the cache first, to everything in the cache up to them.
+ * @param positions of every new token (i32 [batch * new tokens])
+ * @param place position of each sequence's first new token, and how many of its tokens count
  */
 export function cachedAttention(
   g: Graph,
   config: Qwen3Config,
   geometry: CacheGeometry,
-  rows: Tensor,
-  offsets: Tensor | null,
+  positions: Tensor,
+  place: SequencePlace,
 ) {
   const shape = attentionShape(config, geometry.batch);
+  const perSequence = positions.shape[0] / geometry.batch;
+  const slots = g.literal(
+    Int32Array.from({ length: positions.shape[0] }, (_, row) => Math.floor(row / perSequence)),
+  );
   return (layer: number, q: Tensor, k: Tensor, v: Tensor): Tensor => {
     const cache = cacheStates(g, config, layer, geometry, k.dtype);
-    const keys = g.scatterRows(cache.k, rows, k);
-    const values = g.scatterRows(cache.v, rows, v);
-    return offsets === null ? g.attention(q, k, v, shape) : g.attention(q, keys, values, shape, offsets);
+    const { keys, values } = g.cacheWrite(cache.k, cache.v, k, v, slots, positions);
+    return g.attention(q, keys, values, shape, place);
   };
 }

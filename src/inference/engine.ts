@@ -13,7 +13,7 @@ import { compile } from '../tensor/program.ts';
 import type { ParameterStore } from '../tensor/store.ts';
 import type { CacheGeometry } from './attention.ts';
 import { cachedAttention } from './attention.ts';
-import { SAMPLING_FLOATS, SAMPLING_INTEGERS, sampleTokens } from './sampling.ts';
+import { sampleTokens } from './sampling.ts';
 import type { WeightType } from './weights.ts';
 
 export interface SamplingSettings {
@@ -101,7 +101,6 @@ export class Engine {
     onToken?: TokenListener,
   ): Promise<Generation[]> {
     const { batch, capacity, width } = geometry;
-    const { bias, floats, integers } = this.#settings(settings);
     const prefill = await this.#program('prefill', geometry);
     const ids = new Int32Array(batch * width);
     const lengths = new Int32Array(batch);
@@ -113,8 +112,8 @@ export class Engine {
       lengths[row] = tokens.length;
       sequences[row] = id;
     }
-    for (const [name, values] of Object.entries({ ids, lengths, sequences, bias, floats, integers }))
-      prefill.write(name, values);
+    const shared = { sequences, ...rowSettings(batch, settings) };
+    write(prefill, { ids, lengths, bias: firstTokenBias(this.#config, settings), ...shared });
     await prefill.run();
 
     const stops = stopTokens(this.#config);
@@ -141,8 +140,7 @@ export class Engine {
     await collect(1);
     if (settings.maxTokens > 1) {
       const decode = await this.#program('decode', geometry);
-      for (const [name, values] of Object.entries({ sequences, floats, integers }))
-        decode.write(name, values);
+      write(decode, shared);
       while (done < settings.maxTokens && progress.some(({ stopped }) => !stopped)) {
         const steps = Math.min(onToken ? 1 : STEPS_PER_CALL, settings.maxTokens - done);
         await decode.run(steps);
@@ -154,12 +152,6 @@ export class Engine {
       logprobs,
       finishReason: stopped ? 'stop' : 'length',
     }));
-  }
-
-  #settings(settings: SamplingSettings) {
-    const bias = new Float32Array(this.#config.vocab_size);
-    for (const token of settings.forbidFirst) bias[token] = Number.NEGATIVE_INFINITY;
-    return { bias, floats: SAMPLING_FLOATS.pack(settings), integers: SAMPLING_INTEGERS.pack(settings) };
   }
 
   #program(kind: 'prefill' | 'decode', geometry: Geometry): Promise<Program> {
@@ -176,19 +168,15 @@ export class Engine {
 
   /** Samples the first token of every sequence, and fills the cache. */
   #prefillGraph(geometry: Geometry): Graph {
-    const { batch, width, capacity } = geometry;
+    const { batch, width } = geometry;
     const g = new Graph();
     const lengths = g.input('lengths', 'i32', [batch]);
-    const rows = Int32Array.from(
-      { length: batch * width },
-      (_, i) => Math.floor(i / width) * capacity + (i % width),
-    );
     const positions = Int32Array.from({ length: batch * width }, (_, i) => i % width);
     const weights = declareWeights(g, this.#config, this.#dtype);
     const hidden = hiddenStates(g, this.#config, weights, {
       ids: g.input('ids', 'i32', [batch * width]),
       positions: g.literal(positions),
-      attend: cachedAttention(g, this.#config, geometry, g.literal(rows), null),
+      attend: cachedAttention(g, this.#config, geometry, g.literal(positions), { lengths }),
     });
     const firsts = g.literal(Int32Array.from({ length: batch }, (_, row) => row * width - 1));
     const last = g.embedding(hidden, g.add(firsts, lengths));
@@ -202,14 +190,13 @@ export class Engine {
 
   /** One token more for every sequence. */
   #decodeGraph(geometry: Geometry): Graph {
-    const { batch, capacity } = geometry;
     const g = new Graph();
     const { token, position } = frontier(g, geometry);
     const weights = declareWeights(g, this.#config, this.#dtype);
     const hidden = hiddenStates(g, this.#config, weights, {
       ids: token,
       positions: position,
-      attend: cachedAttention(g, this.#config, geometry, cacheRows(g, batch, capacity, position), position),
+      attend: cachedAttention(g, this.#config, geometry, position, { start: position }),
     });
     this.#sampleAndAdvance(g, geometry, logits(g, this.#config, weights, hidden), position);
     return g;
@@ -221,11 +208,15 @@ export class Engine {
    */
   #sampleAndAdvance(g: Graph, geometry: Geometry, scores: Tensor, position: Tensor): void {
     const { batch, capacity } = geometry;
-    const sampled = sampleTokens(g, scores, {
+    const row = {
+      temperature: g.input('temperature', 'f32', [batch]),
+      topK: g.input('topK', 'i32', [batch]),
+      topP: g.input('topP', 'f32', [batch]),
+    };
+    const sampled = sampleTokens(g, scores, row, {
+      seed: g.input('seed', 'i32', [2]),
       sequences: g.input('sequences', 'i32', [batch]),
-      positions: position,
-      floats: g.input('floats', 'f32', [SAMPLING_FLOATS.size]),
-      integers: g.input('integers', 'i32', [SAMPLING_INTEGERS.size]),
+      positions: g.add(position, 1),
     });
     const rows = cacheRows(g, batch, capacity, position);
     const history = (part: 'tokens' | 'logprobs', values: Tensor) => {
@@ -244,6 +235,27 @@ export class Engine {
     for (const program of this.#programs.values()) (await program).dispose();
     this.#programs.clear();
   }
+}
+
+function write(program: Program, inputs: Readonly<Record<string, Float32Array | Int32Array>>): void {
+  for (const [name, values] of Object.entries(inputs)) program.write(name, values);
+}
+
+/** The settings that both programs sample with. */
+function rowSettings(batch: number, { temperature, topK, topP, seed }: SamplingSettings) {
+  return {
+    temperature: new Float32Array(batch).fill(temperature),
+    topK: new Int32Array(batch).fill(topK),
+    topP: new Float32Array(batch).fill(topP),
+    seed: Int32Array.of(seed | 0, Math.floor(seed / 2 ** 32) | 0),
+  };
+}
+
+/** What is added to the first token's logits. */
+function firstTokenBias({ vocab_size }: Qwen3Config, { forbidFirst }: SamplingSettings): Float32Array {
+  const bias = new Float32Array(vocab_size);
+  for (const token of forbidFirst) bias[token] = Number.NEGATIVE_INFINITY;
+  return bias;
 }
 
 const historyName = (part: 'tokens' | 'logprobs', { batch, capacity }: CacheGeometry) =>

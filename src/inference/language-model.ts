@@ -122,7 +122,7 @@ export class LanguageModel implements AsyncDisposable {
       positions,
       attend: (_, q, k, v) => g.attention(q, k, v, shape),
     });
-    const { logprob } = sampledLogProbability(g, logits(g, config, weights, hidden), targets, UNTRUNCATED);
+    const logprob = sampledLogProbability(g, logits(g, config, weights, hidden), targets, UNTRUNCATED);
     const program = await compile(g, this.device, this.#weights.store, { outputs: { logprob } });
     try {
       await program.run();

@@ -5,6 +5,7 @@
  */
 import type { Device } from '../accelerators/device.ts';
 import { attentionShape } from '../inference/attention.ts';
+import type { SamplingDistribution } from '../inference/sampling.ts';
 import { sampledLogProbability } from '../inference/sampling.ts';
 import type { Weights, WeightType } from '../inference/weights.ts';
 import { WeightStore } from '../inference/weights.ts';
@@ -29,16 +30,13 @@ export interface BatchShape {
 /** What a step trains for; a program is compiled for each. */
 export type Objective =
   | { readonly kind: 'likelihood' }
-  | {
+  | ({
       readonly kind: 'policy';
       readonly loss_type: LossType;
       readonly epsilon: number;
       readonly epsilon_high: number;
       readonly beta: number;
-      readonly temperature: number;
-      readonly top_k: number;
-      readonly top_p: number;
-    };
+    } & SamplingDistribution);
 
 /** Token arrays, all [sequences * length]; those that an objective does not use may be left out. */
 export interface Batch {
@@ -80,9 +78,6 @@ const CLIP_EPSILON = 1e-6;
 
 /** Names of the optimizer's states of a weight. */
 const stateNames = (name: string) => ({ grad: `grad.${name}`, m: `adam.m.${name}`, v: `adam.v.${name}` });
-
-/** Sampling settings whose log-probabilities a policy objective uses. */
-export type SamplingDistribution = Pick<Objective & { kind: 'policy' }, 'temperature' | 'top_k' | 'top_p'>;
 
 export class Learner {
   readonly device: Device;
@@ -182,7 +177,11 @@ export class Learner {
     const store = model === 'policy' ? this.#weights.store : this.#reference!.store;
     const program = await this.#program(JSON.stringify(['score', model, sampling, shape]), store, () => {
       const g = new Graph();
-      return { g, outputs: { logprob: this.#forward(g, shape, sampling).logprob } };
+      const targets = g.input('targets', 'i32', [shape.sequences * shape.length]);
+      return {
+        g,
+        outputs: { logprob: sampledLogProbability(g, this.#forward(g, shape), targets, sampling) },
+      };
     });
     program.write('ids', tokens.ids);
     program.write('targets', tokens.targets);
@@ -247,12 +246,11 @@ export class Learner {
     return program;
   }
 
-  /** log p and entropy of the targets; declares the inputs `ids` and `targets`. */
-  #forward(g: Graph, { sequences, length }: BatchShape, sampling: SamplingDistribution) {
+  /** Logits of every token of a batch; declares the input `ids`. */
+  #forward(g: Graph, { sequences, length }: BatchShape): Tensor {
     const { config } = this;
     const rows = sequences * length;
     const ids = g.input('ids', 'i32', [rows]);
-    const targets = g.input('targets', 'i32', [rows]);
     const positions = g.literal(Int32Array.from({ length: rows }, (_, row) => row % length));
     const weights = declareWeights(g, config, 'f32', this.#dtype);
     const shape = attentionShape(config, sequences);
@@ -261,15 +259,23 @@ export class Learner {
       positions,
       attend: (_, q, k, v) => g.attention(q, k, v, shape),
     });
-    return sampledLogProbability(g, logits(g, config, weights, hidden), targets, sampling);
+    return logits(g, config, weights, hidden);
   }
 
   #stepGraph(objective: Objective, shape: BatchShape): { g: Graph; outputs: Record<string, Tensor> } {
     const g = new Graph();
     const rows = shape.sequences * shape.length;
     const column = (name: keyof Batch) => g.input(name, 'f32', [rows]);
-    const sampling = objective.kind === 'policy' ? objective : { temperature: 1, top_k: 0, top_p: 1 };
-    const { logprob, entropy } = this.#forward(g, shape, sampling);
+    const scores = this.#forward(g, shape);
+    const targets = g.input('targets', 'i32', [rows]);
+    const { logprob: likelihood, entropy } = g.tokenLogProbability(
+      scores,
+      targets,
+      objective.kind === 'policy' ? objective.temperature : 1,
+    );
+    // A policy is judged by the probabilities its tokens were sampled with.
+    const logprob =
+      objective.kind === 'policy' ? sampledLogProbability(g, scores, targets, objective) : likelihood;
     const outputs: Record<string, Tensor> = { logprob, entropy };
     if (objective.kind === 'likelihood') {
       outputs.loss = likelihoodLoss(g, logprob, column('weight'));

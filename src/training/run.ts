@@ -330,7 +330,7 @@ export class TrainingRun {
     await saveTokenizer(folder.path, tokenizer);
     await folder.write(
       'task.json',
-      json({ name: task.name, description: task.description, example: this.#problems[0]?.prompt }),
+      json({ name: task.name, source: progress.task, description: task.description, example: this.#problems[0]?.prompt }),
     );
     await writeModel(folder.path, { config, weights });
     await folder.write('summary.json', json(summary));

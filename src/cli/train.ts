@@ -1,0 +1,145 @@
+/** `tandem start` and `tandem train`: whole runs and their parts. */
+import type { Command } from 'commander';
+import type { PhaseName, RunEvent } from '../training/events.ts';
+import { newRun, resumeRun } from '../training/open-run.ts';
+import { grpoOptions, modelOptions, runOptions, sftOptions } from '../training/options.ts';
+import type { TrainingRun } from '../training/run.ts';
+import { RunInterrupted } from '../training/run.ts';
+import { createDisplay } from './display.ts';
+import { EXIT, UsageError } from './errors.ts';
+import { addFlags, checkOptions, givenOptions } from './flags.ts';
+
+interface Common {
+  readonly task?: string;
+  readonly model?: string;
+  readonly json?: boolean;
+  readonly resume?: string;
+}
+
+export function addStart(program: Command): void {
+  const command = program
+    .command('start')
+    .description('The whole recipe in minutes: cold start, reinforcement, parity gate, evaluation, report')
+    .option(
+      '--task <name|file>',
+      'chain, multiplication, countdown, deduction, or a TypeScript file of your own',
+      'chain',
+    )
+    .option('--json', 'print events as JSON lines instead of the display')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  $ tandem start\n  $ tandem start --task deduction --seed 1\n  $ tandem start --rollout wasm --name chain-on-wasm',
+    );
+  addFlags(command, runOptions);
+  addFlags(command, modelOptions);
+  command.action(async (parsed: Record<string, unknown> & Common) => {
+    await begin(parsed, ['cold_start', 'reinforcement'], {}, {});
+  });
+}
+
+export function addTrain(program: Command): void {
+  const train = program
+    .command('train')
+    .description('Fine-tune or reinforce a model, or continue an interrupted run')
+    .option('--resume <run>', 'continue the run in this folder, bit for bit')
+    .option('--json', 'print events as JSON lines instead of the display')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  $ tandem train sft --task chain --max-steps 200\n  $ tandem train grpo --model runs/chain --loss-type dr_grpo\n  $ tandem train grpo --task ./my-task.ts\n  $ tandem train --resume runs/chain',
+    );
+  train.action(async (parsed: Common) => {
+    if (parsed.resume === undefined)
+      throw new UsageError(
+        "say what to train: 'tandem train sft', 'tandem train grpo', or 'tandem train --resume <run>'",
+      );
+    await finish(await resumeRun(parsed.resume, listener(parsed)), parsed);
+  });
+
+  const sft = train.command('sft').description("Supervised fine-tuning on the task's teacher");
+  const grpo = train
+    .command('grpo')
+    .description(
+      'Group-relative policy optimization with the reward of a task; without --model, after a cold start',
+    );
+  for (const command of [sft, grpo]) {
+    command
+      .option(
+        '--task <name|file>',
+        "chain, multiplication, countdown, deduction, or a TypeScript file of your own; default: the model's",
+      )
+      .option('--model <folder>', 'start from this model instead of from nothing')
+      .option('--json', 'print events as JSON lines instead of the display');
+    addFlags(command, runOptions);
+    addFlags(command, modelOptions);
+  }
+  addFlags(sft, sftOptions);
+  addFlags(grpo, grpoOptions);
+  sft.action(async (parsed: Record<string, unknown> & Common) => {
+    await begin(parsed, ['cold_start'], givenOptions(sftOptions, parsed), {});
+  });
+  grpo.action(async (parsed: Record<string, unknown> & Common) => {
+    const phases: PhaseName[] =
+      parsed.model === undefined ? ['cold_start', 'reinforcement'] : ['reinforcement'];
+    await begin(parsed, phases, {}, givenOptions(grpoOptions, parsed));
+  });
+}
+
+async function begin(
+  parsed: Record<string, unknown> & Common,
+  phases: readonly PhaseName[],
+  sft: Record<string, unknown>,
+  grpo: Record<string, unknown>,
+): Promise<void> {
+  // Checked here against the schemas alone, so that a wrong value is a usage error before anything is opened.
+  checkOptions(runOptions.partial(), givenOptions(runOptions, parsed));
+  checkOptions(sftOptions, sft);
+  checkOptions(grpoOptions, grpo);
+  const run = await newRun({
+    task: parsed.task,
+    model: parsed.model,
+    phases,
+    run: givenOptions(runOptions, parsed),
+    modelOptions: checkOptions(modelOptions, givenOptions(modelOptions, parsed)),
+    sft,
+    grpo,
+    onEvent: listener(parsed),
+  });
+  await finish(run, parsed);
+}
+
+let display: ReturnType<typeof createDisplay> | null = null;
+
+function listener({ json }: Common): (event: RunEvent) => void {
+  if (json) return (event) => console.log(JSON.stringify(event));
+  display = createDisplay(process.stdout);
+  return (event) => display?.show(event);
+}
+
+/** Runs to the end; the first Ctrl-C saves and stops, the second kills. */
+async function finish(run: TrainingRun, { json }: Common): Promise<void> {
+  let asked = false;
+  const stop = () => {
+    if (asked) process.exit(130);
+    asked = true;
+    run.stop();
+    if (!json)
+      display?.show({
+        type: 'warning',
+        message: 'saving after this step; press Ctrl-C again to stop at once',
+      });
+  };
+  process.on('SIGINT', stop);
+  process.on('SIGTERM', stop);
+  try {
+    await run.run();
+  } catch (error) {
+    display?.stop();
+    if (!(error instanceof RunInterrupted)) throw error;
+    console.error(`tandem: ${error.message}`);
+    process.exitCode = EXIT.failure;
+  } finally {
+    process.off('SIGINT', stop);
+    process.off('SIGTERM', stop);
+    display?.stop();
+  }
+}

@@ -1,0 +1,167 @@
+/** Begins a run or opens an interrupted one. Needs Node. */
+import { join } from 'node:path';
+import { z } from 'zod';
+import { exists, readJsonFile } from '../checkpoint/files.ts';
+import { readModel } from '../checkpoint/model.ts';
+import type { Tokenizer } from '../checkpoint/tokenizer.ts';
+import { loadTokenizer, saveTokenizer } from '../checkpoint/tokenizer-files.ts';
+import type { Weights } from '../inference/weights.ts';
+import type { Qwen3Config } from '../models/config.ts';
+import { parseConfig } from '../models/config.ts';
+import type { PhaseName, RunEvent } from './events.ts';
+import { initialWeights, modelConfig } from './new-model.ts';
+import type { modelOptions } from './options.ts';
+import { grpoOptions, runOptions, sftOptions } from './options.ts';
+import type { Progress } from './progress.ts';
+import { progressSchema } from './progress.ts';
+import { TrainingRun } from './run.ts';
+import { RunFolder } from './run-folder.ts';
+import { loadTask } from './tasks/load.ts';
+import { taskTokenizer } from './tasks/problems.ts';
+import type { Task } from './tasks/task.ts';
+
+/** Options that do not go together, or that the run cannot be begun with. */
+export class RunError extends Error {
+  override name = 'RunError';
+}
+
+export interface NewRun {
+  /** Name or path of a task; may be left out where `model` was trained on a built-in one. */
+  readonly task?: string;
+  /** Folder of a model to start from; without it a new one is made. */
+  readonly model?: string;
+  readonly phases: readonly PhaseName[];
+  /** Options as given; the task's and then the general defaults fill the rest. */
+  readonly run?: Readonly<Record<string, unknown>>;
+  readonly modelOptions?: z.output<typeof modelOptions>;
+  readonly sft?: Readonly<Record<string, unknown>>;
+  readonly grpo?: Readonly<Record<string, unknown>>;
+  readonly onEvent?: (event: RunEvent) => void;
+}
+
+/** Where runs are put. */
+const RUNS = 'runs';
+
+async function taskOfModel(folder: string): Promise<string> {
+  const path = join(folder, 'task.json');
+  const { source } = (await exists(path))
+    ? await readJsonFile(path, z.looseObject({ source: z.string().optional() }))
+    : {};
+  if (source === undefined)
+    throw new RunError(`${folder} does not say what task it was trained on: give one with --task`);
+  return source;
+}
+
+/** Creates the run's folder below runs/ and everything the run needs. Nothing is trained before `run()`. */
+export async function newRun(options: NewRun): Promise<TrainingRun> {
+  const source = options.task ?? (options.model === undefined ? 'chain' : await taskOfModel(options.model));
+  const task = await loadTask(source);
+  const defaults = task.defaults ?? {};
+  const sft = sftOptions.parse({ ...defaults.sft, ...options.sft });
+  const grpo = grpoOptions.parse({ ...defaults.grpo, ...options.grpo });
+  const shape = { ...defaults.model, ...definedOnly(options.modelOptions ?? {}) } as z.output<
+    typeof modelOptions
+  >;
+  const given = runOptions.partial({ name: true }).parse(options.run ?? {});
+  const name = given.name ?? (await freeName(task.name));
+
+  const start = options.model === undefined ? fresh(task, shape, given.seed) : await existing(options.model);
+  const progress: Progress = {
+    version: 1,
+    task: source,
+    phases: [...options.phases],
+    run: { ...given, name },
+    sft,
+    grpo,
+    dtype: shape.dtype ?? 'f32',
+    config: start.config,
+    phase: 0,
+    step: 0,
+    optimizerSteps: 0,
+    entered: false,
+    seconds: 0,
+    totals: { sft: none(), rollout: none(), learn: none() },
+    numTokens: 0,
+    evaluations: [],
+    traces: [],
+  };
+  const folder = await RunFolder.create(join(RUNS, name));
+  await saveTokenizer(folder.path, start.tokenizer);
+  return new TrainingRun({
+    folder,
+    task,
+    ...start,
+    progress,
+    start: { weights: start.weights },
+    onEvent: options.onEvent ?? (() => {}),
+  });
+}
+
+const none = () => ({ tokens: 0, seconds: 0 });
+
+function definedOnly<T extends object>(value: T): Partial<T> {
+  return Object.fromEntries(Object.entries(value).filter(([, entry]) => entry !== undefined)) as Partial<T>;
+}
+
+/** The task's name, with a number where runs of that name exist. */
+async function freeName(base: string): Promise<string> {
+  for (let number = 1; ; number++) {
+    const name = number === 1 ? base : `${base}-${number}`;
+    if (!(await RunFolder.holdsRun(join(RUNS, name)))) return name;
+  }
+}
+
+interface Start {
+  readonly config: Qwen3Config;
+  readonly weights: Weights;
+  readonly tokenizer: Tokenizer;
+}
+
+function fresh(task: Task, shape: z.output<typeof modelOptions>, seed: number): Start {
+  const tokenizer = taskTokenizer(task);
+  const config = modelConfig(tokenizer, shape);
+  return { config, weights: initialWeights(config, seed), tokenizer };
+}
+
+async function existing(folder: string): Promise<Start> {
+  const { config, weights } = await readModel(folder);
+  const tokenizer = await loadTokenizer(folder);
+  if (tokenizer.size > config.vocab_size) {
+    throw new RunError(
+      `${folder}: its tokenizer has ${tokenizer.size} tokens, more than the model's vocabulary of ${config.vocab_size}`,
+    );
+  }
+  return { config, weights, tokenizer };
+}
+
+/** Opens the run in `path` where its last saved state left it. */
+export async function resumeRun(
+  path: string,
+  onEvent: (event: RunEvent) => void = () => {},
+): Promise<TrainingRun> {
+  const { folder, state } = await RunFolder.resume(path);
+  const parsed = progressSchema.safeParse(state.progress);
+  if (!parsed.success) {
+    const { path: where, message } = parsed.error.issues[0];
+    throw new RunError(
+      `${path}: its state was saved by another version of Tandem (${where.join('.')}: ${message})`,
+    );
+  }
+  const progress = parsed.data;
+  if (progress.phase >= progress.phases.length) {
+    throw new RunError(
+      `${path}: the run is complete. To go on from its model: tandem train grpo --model ${path}`,
+    );
+  }
+  const task = await loadTask(progress.task);
+  const tokenizer = await loadTokenizer(path);
+  return new TrainingRun({
+    folder,
+    task,
+    tokenizer,
+    config: parseConfig(progress.config, `${path}: state`),
+    progress,
+    start: { state: state.tensors },
+    onEvent,
+  });
+}
