@@ -2,6 +2,8 @@
  * Fusion: the nodes of a graph become steps, each one kernel (or a short fixed list of them).
  * A step runs at the place of its last node; joining nodes never moves a read past a write of the same memory.
  */
+
+import { fitsEpilogue } from './epilogue.ts';
 import type { Expression, ExpressionStep } from './expression.ts';
 import type { Tensor } from './graph.ts';
 import { leafOf, memoryOf } from './graph.ts';
@@ -102,6 +104,7 @@ export function fuse(nodes: readonly Node[], outputs: readonly Tensor[], enabled
       if (!uses.movable(node, position)) continue;
       const written = results(group);
       const built = express(group.members, group.shape, written, product);
+      if (!fitsEpilogue(built.expression)) continue;
       taken.add(group);
       absorbed.add(node);
       steps.push({

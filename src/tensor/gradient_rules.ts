@@ -86,9 +86,21 @@ function choose(g: Graph, dy: Tensor, first: Tensor): [Tensor, Tensor] {
   return [g.where(first, dy, 0), g.where(first, 0, dy)];
 }
 
-/** A zero of the tensor's shape where nothing arrives. */
-function orZero(g: Graph, cotangent: Tensor | null, like: Tensor): Tensor {
-  return cotangent ?? g.constant(0, 'f32', like.shape);
+/** dH/dlogits = -p (log p + H) / temperature, zero where p is. */
+function entropyGradient(
+  g: Graph,
+  logits: Tensor,
+  temperature: Tensor,
+  entropy: Tensor,
+  logSumExp: Tensor,
+  cotangent: Tensor,
+): Tensor {
+  const column = (x: Tensor) => g.reshape(x, [-1, 1]);
+  const t = column(g.where(g.compare('gt', temperature, 0), temperature, 1));
+  const logP = g.sub(g.div(g.cast(logits, 'f32'), t), column(logSumExp));
+  const p = g.exp(logP);
+  const slope = g.where(g.compare('gt', p, 0), g.mul(p, g.add(logP, column(entropy))), 0);
+  return g.neg(g.div(g.mul(slope, column(cotangent)), t));
 }
 
 /** For primitives with one differentiable result: does nothing when no cotangent arrives at it. */
@@ -160,11 +172,14 @@ export const GRADIENTS: { readonly [P in Primitive]: GradientRule<P> } = {
     return [g.apply('embeddingGrad', { vocabulary: table.shape[0] }, [dy, ids])[0], null];
   }),
   embeddingGrad: NO_SECOND,
-  rmsNorm: single((g, node, dy) => g.apply('rmsNormGrad', node.attributes, [...node.inputs, dy])),
+  rmsNorm: single((g, node, dy) => {
+    const { eps } = node.attributes;
+    return g.apply('rmsNormGrad', { eps }, [...node.inputs, dy]).map((part) => g.cast(part, 'f32'));
+  }),
   rmsNormGrad: NO_SECOND,
   rope: single((g, node, dy) => {
     const attributes = { ...node.attributes, inverse: !node.attributes.inverse };
-    return [g.apply('rope', attributes, [dy, node.inputs[1]])[0], null];
+    return [g.apply('rope', attributes, [dy, ...node.inputs.slice(1)])[0], null, null, null];
   }),
   attention: single((g, node, dy) => {
     const [out, logSumExp] = node.outputs;
@@ -174,17 +189,22 @@ export const GRADIENTS: { readonly [P in Primitive]: GradientRule<P> } = {
   }),
   attentionGrad: NO_SECOND,
   tokenLogProbability: (g, node, [ofLogProbability, ofEntropy]) => {
-    const [logits, targets] = node.inputs;
+    const [logits, targets, temperature] = node.inputs;
     const [, entropy, logSumExp] = node.outputs;
-    const cotangents = [ofLogProbability, ofEntropy].map((cotangent) => orZero(g, cotangent, targets));
-    const inputs = [logits, targets, entropy, logSumExp, ...cotangents];
-    return [g.apply('tokenLogProbabilityGrad', node.attributes, inputs)[0], null];
+    const parts: Tensor[] = [];
+    if (ofLogProbability !== null) {
+      const inputs = [logits, targets, temperature, logSumExp, ofLogProbability];
+      parts.push(g.cast(g.apply('tokenLogProbabilityGrad', {}, inputs)[0], 'f32'));
+    }
+    if (ofEntropy !== null)
+      parts.push(entropyGradient(g, logits, temperature, entropy, logSumExp, ofEntropy));
+    return [parts.length === 0 ? null : parts.reduce((a, b) => g.add(a, b)), null, null];
   },
   tokenLogProbabilityGrad: NO_SECOND,
 
   assign: IN_PLACE,
   scatterRows: IN_PLACE,
-  cacheAppend: IN_PLACE,
+  cacheWrite: IN_PLACE,
   custom: (g, node, cotangents) => {
     const { kernel, gradient } = node.attributes;
     if (gradient === null)

@@ -3,6 +3,8 @@
  * is computed before `compile`. Operations that write (`assign`, `scatterRows`, `adamw`) happen in the order in which
  * they were recorded, and return the new version of the state; the old version cannot be used after that.
  */
+
+import { ropeTable } from '../kernels/rope.ts';
 import type { DType } from '../numerics/dtype.ts';
 import { broadcastShapes } from '../tile/builder.ts';
 import type { Kernel, MapFn, ReduceFn } from '../tile/ir.ts';
@@ -81,6 +83,7 @@ export class Graph {
   readonly #known = new Map<string, Node>();
   /** Tensors whose memory a later node has overwritten. */
   readonly #overwritten = new Map<Tensor, Node>();
+  readonly #ropeTables = new Map<string, readonly Tensor[]>();
   #tensors = 0;
 
   /** All nodes in the order of recording; the inputs of a node come before it. */
@@ -333,15 +336,30 @@ export class Graph {
     return this.apply('embedding', {}, [table, ids])[0];
   }
   /**
-   * x / sqrt(mean(x²) + eps) * weight over groups of `weight`'s size N: x f32 [T, D] with D a multiple of N (N = head
-   * size for the norm of queries and keys). f32 [T, D]. (Zhang and Sennrich 2019.)
+   * x / sqrt(mean(x²) + eps) * weight over groups of `weight`'s size N: x [T, D] with D a multiple of N (N = head
+   * size for the norm of queries and keys). f32, or `type`. (Zhang and Sennrich 2019.)
    */
-  rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
-    return this.apply('rmsNorm', { eps }, [x, weight])[0];
+  rmsNorm(x: Tensor, weight: Tensor, eps: number, options: { type?: 'f32' | 'bf16' } = {}): Tensor {
+    return this.apply('rmsNorm', { eps, type: options.type ?? 'f32' }, [x, weight])[0];
   }
-  /** Rotary positions: x f32 [T, heads * headDim], positions i32 [T]. Rotates the halves of each head (Su et al. 2021; Hugging Face layout). */
-  rope(x: Tensor, positions: Tensor, options: { headDim: number; theta: number }): Tensor {
-    return this.apply('rope', { ...options, inverse: false }, [x, positions])[0];
+  /**
+   * Rotary positions (Su et al. 2021): x [T, heads * headDim], positions i32 [T] below `maxPositions`. Rotates the two
+   * halves of each head against each other by position * theta^(-2i / headDim), as Hugging Face's models do.
+   */
+  rope(
+    x: Tensor,
+    positions: Tensor,
+    options: { headDim: number; theta: number; maxPositions: number },
+  ): Tensor {
+    const { headDim, theta, maxPositions } = options;
+    const key = `${headDim} ${theta} ${maxPositions}`;
+    let tables = this.#ropeTables.get(key);
+    if (tables === undefined) {
+      const { cos, sin } = ropeTable(maxPositions, headDim, theta);
+      tables = [cos, sin].map((data) => this.literal(data, [maxPositions, headDim / 2]));
+      this.#ropeTables.set(key, tables);
+    }
+    return this.apply('rope', { headDim, inverse: false }, [x, positions, ...tables])[0];
   }
   /**
    * Causal attention (softmax(q kᵀ scale) v) of `sequences` sequences whose queries are stacked along the rows: q
@@ -359,34 +377,43 @@ export class Graph {
   ): Tensor {
     const { sequences, heads, kvHeads, headDim, scale = 1 / Math.sqrt(headDim) } = shape;
     const queries = q.shape[0] / sequences;
-    const inputs = [q, keys, values, ...this.#place(sequences, queries, place)];
+    const slots = place.slots ?? this.iota([sequences]);
+    const start = place.start ?? this.constant(0, 'i32', [sequences]);
+    const lengths = place.lengths ?? this.constant(queries, 'i32', [sequences]);
+    const inputs = [q, keys, values, slots, start, lengths];
     return this.apply('attention', { sequences, heads, kvHeads, headDim, scale }, inputs)[0];
   }
-  #place(sequences: number, queries: number, place: SequencePlace): Tensor[] {
-    return [
-      place.slots ?? this.iota([sequences]),
-      place.start ?? this.constant(0, 'i32', [sequences]),
-      place.lengths ?? this.constant(queries, 'i32', [sequences]),
-    ];
-  }
   /**
-   * Writes keys or values, rows [sequences * Q, kvHeads * headDim], into the state `cache` [slots, kvHeads, maxLength,
-   * headDim] at the places that `attention` reads. Returns the new version of the cache.
+   * Writes the keys and values of new tokens, [T, kvHeads * headDim], into the states `keys` and `values` [slots,
+   * kvHeads, maxLength, headDim] at slots[t], positions[t] (i32 [T]; outside, such as -1 for padding: skipped), where
+   * `attention` finds them. Returns the new versions.
    */
-  cacheAppend(cache: Tensor, rows: Tensor, sequences: number, place: SequencePlace = {}): Tensor {
-    const inputs = [cache, rows, ...this.#place(sequences, rows.shape[0] / sequences, place)];
-    return this.apply('cacheAppend', {}, inputs)[0];
+  cacheWrite(
+    keys: Tensor,
+    values: Tensor,
+    newKeys: Tensor,
+    newValues: Tensor,
+    slots: Tensor,
+    positions: Tensor,
+  ): { keys: Tensor; values: Tensor } {
+    const [k, v] = this.apply('cacheWrite', {}, [keys, values, newKeys, newValues, slots, positions]);
+    return { keys: k, values: v };
   }
   /**
-   * Of each row of f32 logits [T, V]: log softmax(logits / temperature)[target], f32 [T], and the entropy of that
-   * distribution in nats, f32 [T]. A target outside the vocabulary (-1: padding) gives log-probability 0 without gradient.
+   * Of each row of logits [T, V]: log softmax(logits / temperature)[target], f32 [T], and the entropy of that
+   * distribution in nats, f32 [T]. A negative target (padding) gives log-probability 0 and no gradient through it.
+   * `temperature`: a number, or f32 [T]; 0 reads as 1. No gradient flows to the temperature.
    */
   tokenLogProbability(
     logits: Tensor,
     targets: Tensor,
-    temperature = 1,
+    temperature: Value = 1,
   ): { logprob: Tensor; entropy: Tensor } {
-    const [logprob, entropy] = this.apply('tokenLogProbability', { temperature }, [logits, targets]);
+    const t =
+      typeof temperature === 'number'
+        ? this.constant(temperature, 'f32', targets.shape)
+        : this.broadcastTo(temperature, targets.shape);
+    const [logprob, entropy] = this.apply('tokenLogProbability', {}, [logits, targets, t]);
     return { logprob, entropy };
   }
 
@@ -476,7 +503,7 @@ function identity(
     case 'literal':
     case 'assign':
     case 'scatterRows':
-    case 'cacheAppend':
+    case 'cacheWrite':
     case 'custom':
       return null;
     default:

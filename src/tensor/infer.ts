@@ -152,32 +152,31 @@ export const INFER: { readonly [P in Primitive]: Infer<P> } = {
     expect(cotangent.shape[0] === ids.shape[0], () => `${typeText(cotangent)} does not have a row a token`);
     return [{ dtype: 'f32', shape: [vocabulary, cotangent.shape[1]] }];
   },
-  rmsNorm: (_, [x, weight]) => {
+  rmsNorm: ({ type }, [x, weight]) => {
     expectRank(x, 2, 'the argument of rmsNorm');
-    expectDType(x, ['f32'], 'the argument of rmsNorm');
+    expectDType(x, STORED, 'the argument of rmsNorm');
     expectRank(weight, 1, 'the weight of rmsNorm');
-    expectDType(weight, ['f32'], 'the weight of rmsNorm');
+    expectDType(weight, STORED, 'the weight of rmsNorm');
     expect(
       x.shape[1] % weight.shape[0] === 0,
       () => `rmsNorm: ${typeText(x)} does not divide into groups of ${weight.shape[0]}`,
     );
-    return [{ dtype: 'f32', shape: x.shape }];
+    return [{ dtype: type, shape: x.shape }];
   },
   rmsNormGrad: (_, [x, weight, cotangent]) => {
     expectSame(cotangent, { dtype: 'f32', shape: x.shape }, 'the cotangent of rmsNorm');
-    return [
-      { dtype: 'f32', shape: x.shape },
-      { dtype: 'f32', shape: weight.shape },
-    ];
+    return [x, { dtype: 'f32', shape: weight.shape }];
   },
-  rope: ({ headDim }, [x, positions]) => {
+  rope: ({ headDim }, [x, positions, cos, sin]) => {
     expectRank(x, 2, 'the argument of rope');
-    expectDType(x, ['f32'], 'the argument of rope');
+    expectDType(x, STORED, 'the argument of rope');
     expectSame(positions, { dtype: 'i32', shape: [x.shape[0]] }, 'positions');
     expect(
       headDim % 2 === 0 && x.shape[1] % headDim === 0,
       () => `rope: ${typeText(x)} does not divide into heads of even size ${headDim}`,
     );
+    expectSame(cos, { dtype: 'f32', shape: [cos.shape[0], headDim / 2] }, 'the cosines');
+    expectSame(sin, cos, 'the sines');
     return [x];
   },
   attention: ({ sequences, heads, kvHeads, headDim }, [q, keys, values, ...rest]) => {
@@ -207,18 +206,18 @@ export const INFER: { readonly [P in Primitive]: Infer<P> } = {
     expectSame(cotangent, out, 'the cotangent of attention');
     return [q, keys, values];
   },
-  tokenLogProbability: ({ temperature }, [logits, targets]) => {
+  tokenLogProbability: (_, [logits, targets, temperature]) => {
     expectRank(logits, 2, 'logits');
-    expectDType(logits, ['f32'], 'logits');
+    expectDType(logits, STORED, 'logits');
     expectSame(targets, { dtype: 'i32', shape: [logits.shape[0]] }, 'targets');
-    expect(temperature > 0, () => `temperature must be positive, not ${temperature}`);
     const row: TensorType = { dtype: 'f32', shape: [logits.shape[0]] };
+    expectSame(temperature, row, 'temperature');
     return [row, row, row];
   },
-  tokenLogProbabilityGrad: (_, [logits, targets, entropy, logSumExp, ofLogProbability, ofEntropy]) => {
-    const row: TensorType = { dtype: 'f32', shape: targets.shape };
-    for (const input of [entropy, logSumExp, ofLogProbability, ofEntropy])
-      expectSame(input, row, 'a value of each token');
+  tokenLogProbabilityGrad: (_, [logits, targets, temperature, logSumExp, cotangent]) => {
+    expectSame(temperature, { dtype: 'f32', shape: targets.shape }, 'temperature');
+    expectSame(logSumExp, temperature, 'the log-sum-exp');
+    expectSame(cotangent, temperature, 'the cotangent of the log-probability');
     return [logits];
   },
 
@@ -233,20 +232,20 @@ export const INFER: { readonly [P in Primitive]: Infer<P> } = {
     expectSame(value, { dtype: state.dtype, shape: [rows.shape[0], state.shape[1]] }, 'the rows to write');
     return [state];
   },
-  cacheAppend: (_, [cache, rows, ...rest]) => {
-    expectRank(cache, 4, 'a cache');
-    const sequences = rest[0].shape[0];
+  cacheWrite: (_, [keys, values, newKeys, newValues, slots, positions]) => {
+    expectRank(keys, 4, 'a cache');
+    expectDType(keys, STORED, 'a cache');
+    expectSame(values, keys, 'the cache of values');
+    expectRank(newKeys, 2, 'new keys');
+    expectDType(newKeys, STORED, 'new keys');
     expect(
-      rows.shape.length === 2 &&
-        rows.shape[1] === cache.shape[1] * cache.shape[3] &&
-        rows.shape[0] % sequences === 0 &&
-        rows.dtype === cache.dtype,
-      () => `rows for a cache ${typeText(cache)} of ${sequences} sequences cannot be ${typeText(rows)}`,
+      newKeys.shape[1] === keys.shape[1] * keys.shape[3],
+      () => `new keys for a cache ${typeText(keys)} cannot be ${typeText(newKeys)}`,
     );
-    ['slots', 'start', 'lengths'].forEach((what, index) => {
-      expectSame(rest[index], { dtype: 'i32', shape: [sequences] }, what);
-    });
-    return [cache];
+    expectSame(newValues, newKeys, 'new values');
+    expectSame(slots, { dtype: 'i32', shape: [newKeys.shape[0]] }, 'slots');
+    expectSame(positions, slots, 'positions');
+    return [keys, values];
   },
   custom: ({ kernel }, inputs) => {
     const read = kernel.views.filter((view) => view.access !== 'write');

@@ -71,27 +71,27 @@ export interface Attributes {
   readonly embedding: Record<never, never>;
   /** (cotangent [T, D], ids [T]) to [vocabulary, D], tokens in ascending order. */
   readonly embeddingGrad: { readonly vocabulary: number };
-  /** (x [T, g*N], weight [N]): each group of N is divided by its root mean square and multiplied by the weight. f32. */
-  readonly rmsNorm: { readonly eps: number };
-  /** (x, weight, cotangent) to (dx, dweight). */
+  /** (x [T, g*N], weight [N]): each group of N is divided by its root mean square and multiplied by the weight. */
+  readonly rmsNorm: { readonly eps: number; readonly type: 'f32' | 'bf16' };
+  /** (x, weight, cotangent) to (dx like x, dweight f32). */
   readonly rmsNormGrad: { readonly eps: number };
-  /** (x [T, h*headDim], positions i32 [T]): rotates the halves of each head (the Hugging Face layout). */
-  readonly rope: { readonly headDim: number; readonly theta: number; readonly inverse: boolean };
+  /** (x [T, h*headDim], positions i32 [T], cos, sin [positions, headDim / 2]): rotates the halves of each head. */
+  readonly rope: { readonly headDim: number; readonly inverse: boolean };
   /** (q, keys, values, slots, start, lengths) to (out like q, log-sum-exp f32 [sequences * kvHeads, queries * group]). */
   readonly attention: Required<AttentionShape>;
   /** (q, keys, values, slots, start, lengths, out, log-sum-exp, cotangent like q) to (dq, dkeys, dvalues). */
   readonly attentionGrad: Required<AttentionShape>;
-  /** (logits f32 [T, V], targets i32 [T]) to (log-probability [T], entropy [T], logSumExp [T]) of softmax(logits / temperature). */
-  readonly tokenLogProbability: { readonly temperature: number };
-  /** (logits, targets, entropy, logSumExp, cotangent of log-probability, cotangent of entropy) to dlogits. */
-  readonly tokenLogProbabilityGrad: { readonly temperature: number };
+  /** (logits [T, V], targets i32 [T], temperature f32 [T]) to (log-probability, entropy, log-sum-exp), f32 [T] each. */
+  readonly tokenLogProbability: Record<never, never>;
+  /** (logits, targets, temperature, log-sum-exp, cotangent of the log-probability) to dlogits like logits. */
+  readonly tokenLogProbabilityGrad: Record<never, never>;
 
   /** (state, value): the state's memory becomes the value. */
   readonly assign: Record<never, never>;
   /** (state [R, C], rows i32 [T], value [T, C]): state[rows[i], :] = value[i, :]; rows outside are skipped. */
   readonly scatterRows: Record<never, never>;
-  /** (cache [slots, kvHeads, maxLength, headDim], rows [T, kvHeads * headDim], slots, start, lengths): writes a sequence's rows at its next positions. */
-  readonly cacheAppend: Record<never, never>;
+  /** (keys, values [slots, kvHeads, maxLength, headDim], newKeys, newValues [T, kvHeads * headDim], slots, positions i32 [T]). */
+  readonly cacheWrite: Record<never, never>;
   /** A user's kernel: inputs fill its 'read' and 'readwrite' views in order, outputs are its 'write' views. */
   readonly custom: { readonly kernel: Kernel; readonly gradient: CustomGradient | null };
 }
@@ -120,7 +120,8 @@ export function isLeaf(node: Node): boolean {
 
 /** Indices of the inputs whose memory a node overwrites. Output i is the new version of the i-th of them. */
 export function written(node: Node): readonly number[] {
-  if (is(node, 'assign') || is(node, 'scatterRows') || is(node, 'cacheAppend')) return [0];
+  if (is(node, 'assign') || is(node, 'scatterRows')) return [0];
+  if (is(node, 'cacheWrite')) return [0, 1];
   if (!is(node, 'custom')) return [];
   return node.attributes.kernel.views
     .filter((view) => view.access !== 'write')

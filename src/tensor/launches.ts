@@ -1,0 +1,96 @@
+/** Steps to kernel calls. */
+import type { Storage } from '../kernels/common.ts';
+import type { Epilogue } from '../kernels/matmul.ts';
+import { matmul } from '../kernels/matmul.ts';
+import { hash32 } from '../numerics/hash.ts';
+import type { KernelCall } from './emit.ts';
+import { EMIT } from './emit.ts';
+import type { Kind } from './epilogue.ts';
+import { epilogueKind } from './epilogue.ts';
+import type { Expression } from './expression.ts';
+import { evaluate, expressionKey } from './expression.ts';
+import type { Step } from './fuse.ts';
+import type { Tensor } from './graph.ts';
+import { pointwiseKernel, reductionKernel } from './pointwise.ts';
+import type { Node, Primitive } from './primitives.ts';
+import { is } from './primitives.ts';
+
+/** A readable, unique name: the functions inside and a hash of the whole. */
+function nameOf(parts: readonly string[], expression: Expression): string {
+  const shown = parts.slice(0, 6).join('_');
+  return `${shown || 'fill'}${parts.length > 6 ? '_etc' : ''}_${hash32(expressionKey(expression)).toString(16)}`;
+}
+
+function epilogueOf(step: Step, expression: Expression): Epilogue {
+  return {
+    key: nameOf(step.parts, expression),
+    inputs: expression.inputs.slice(1).map((input, index) => ({
+      name: `in${index}`,
+      dtype: input.dtype as Storage,
+      kind: epilogueKind(input.shape, expression.shape) as Kind,
+    })),
+    apply: (acc, inputs, k) => evaluate(k, expression, [acc, ...inputs], [], acc.shape)[0],
+  };
+}
+
+function matmulCall(step: Step, node: Node<'matmul'>): KernelCall {
+  const [a, b] = node.inputs;
+  const { transA, transB } = node.attributes;
+  const { expression } = step;
+  const [m, n] = node.outputs[0].shape;
+  const [c] = step.outputs;
+  const kernel = matmul({
+    m,
+    n,
+    k: a.shape[transA ? 0 : 1],
+    transA,
+    transB,
+    aType: a.dtype as Storage,
+    bType: b.dtype as Storage,
+    cType: c.dtype as Storage,
+    ...(expression === null ? {} : { epilogue: epilogueOf(step, expression) }),
+  });
+  return { kernel, operands: [...step.operands, ...step.inputs, c] };
+}
+
+/** The kernels that carry out a step. `used` says which tensors anybody reads. */
+export function callsOf(step: Step, used: (tensor: Tensor) => boolean): readonly KernelCall[] {
+  const { anchor, expression } = step;
+  const operands = [...step.inputs, ...step.outputs];
+  if (anchor === null) {
+    const it = expression as Expression;
+    return [{ kernel: pointwiseKernel(nameOf(step.parts, it), it), operands }];
+  }
+  if (is(anchor, 'reduce')) {
+    const it = expression as Expression;
+    const { fn, axis } = anchor.attributes;
+    return [{ kernel: reductionKernel(nameOf(step.parts, it), it, fn, axis), operands }];
+  }
+  if (is(anchor, 'matmul')) return [matmulCall(step, anchor)];
+  const rule = EMIT[anchor.primitive];
+  if (typeof rule === 'string') throw new Error(`no kernel is made for '${anchor.primitive}' on its own`);
+  return (rule as (node: Node<Primitive>, used: (tensor: Tensor) => boolean) => readonly KernelCall[])(
+    anchor,
+    used,
+  );
+}
+
+/** Floating-point operations of a step, roughly: for profiles. */
+export function flopsOf(step: Step): number {
+  const count = (shape: readonly number[]) => shape.reduce((product, size) => product * size, 1);
+  const { anchor, expression } = step;
+  const elementwise =
+    expression === null ? 0 : count(expression.shape) * (expression.steps.length + (anchor === null ? 0 : 1));
+  if (anchor === null) return elementwise;
+  if (is(anchor, 'matmul')) {
+    const [a] = anchor.inputs;
+    return 2 * count(anchor.outputs[0].shape) * a.shape[anchor.attributes.transA ? 0 : 1] + elementwise;
+  }
+  if (is(anchor, 'attention') || is(anchor, 'attentionGrad')) {
+    // Half of the scores are masked; forward has two products, backward seven in two kernels.
+    const [q, keys] = anchor.inputs;
+    const length = keys.shape.length === 4 ? keys.shape[2] : keys.shape[0] / anchor.attributes.sequences;
+    return (is(anchor, 'attention') ? 2 : 7) * count(q.shape) * length;
+  }
+  return elementwise === 0 ? 4 * count(anchor.inputs[0].shape) : elementwise;
+}
