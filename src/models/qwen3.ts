@@ -119,7 +119,7 @@ export function hiddenStates(
 ): Tensor {
   const weight = (name: string) => weights.get(name)!;
   const { head_dim: headDim, rms_norm_eps: eps } = config;
-  const theta = ropeTheta(config);
+  const rotary = { headDim, theta: ropeTheta(config), maxPositions: config.max_position_embeddings };
   // The residual stream is f32, whatever the type of the weights.
   let x = g.cast(g.embedding(weight('model.embed_tokens.weight'), inputs.ids), 'f32');
   for (let layer = 0; layer < config.num_hidden_layers; layer++) {
@@ -128,14 +128,8 @@ export function hiddenStates(
     const normed = (input: Tensor, name: string) => g.rmsNorm(input, part(name), eps);
 
     const h = normed(x, 'input_layernorm');
-    const q = g.rope(normed(linear(h, 'self_attn.q_proj'), 'self_attn.q_norm'), inputs.positions, {
-      headDim,
-      theta,
-    });
-    const k = g.rope(normed(linear(h, 'self_attn.k_proj'), 'self_attn.k_norm'), inputs.positions, {
-      headDim,
-      theta,
-    });
+    const q = g.rope(normed(linear(h, 'self_attn.q_proj'), 'self_attn.q_norm'), inputs.positions, rotary);
+    const k = g.rope(normed(linear(h, 'self_attn.k_proj'), 'self_attn.k_norm'), inputs.positions, rotary);
     const v = linear(h, 'self_attn.v_proj');
     x = g.add(x, linear(inputs.attend(layer, q, k, v), 'self_attn.o_proj'));
 
