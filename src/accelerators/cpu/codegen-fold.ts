@@ -1,4 +1,4 @@
-/** Peephole improvements of straight stretches of code, before registers are allocated. */
+/** Improvements of the code before registers are allocated: fewer instructions, and constants out of loops. */
 
 import type { Address, Reg, VecReg } from '../loops/ir.ts';
 import type { Isa } from './codegen-emitter.ts';
