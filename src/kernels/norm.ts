@@ -86,8 +86,7 @@ export const rmsNormWeightPartial: (options: NormOptions) => Kernel = memoized(
       const [sum] = k.loop({ lo, hi, step: CHUNK }, [k.zeros([1, o.columns])] as const, (row, [acc]) => {
         const x = loadF32(k, xView, [row, 0], [CHUNK, o.columns]);
         const dy = loadF32(k, dyView, [row, 0], [CHUNK, o.columns]);
-        const inside = k.iota([CHUNK, 1], 0).add(row).lt(hi);
-        return [acc.add(inside.select(dy.mul(x.mul(inverseRms(x, o))), 0).sum(0))] as const;
+        return [acc.add(dy.mul(x.mul(inverseRms(x, o))).sum(0))] as const;
       });
       k.store(partial, [k.programId(0), 0], sum);
     }),
