@@ -360,6 +360,51 @@ for (const isa of runnable) {
       assert.ok(outcome.spillWeight > 0);
     });
 
+    test('what only lives through the innermost loop is spilled around it, not in it', () => {
+      const n = new Names();
+      const [p, q, i, j] = [n.i(), n.i(), n.i(), n.i()];
+      const through = Array.from({ length: 10 }, () => n.v());
+      const sums = Array.from({ length: isa === 'avx512' ? 28 : 12 }, () => n.v());
+      const x = n.v();
+      const at = (base: IntReg, displacement: number) => ({ base, displacement });
+      const body: Instr[] = [
+        { o: 'viewBase', dst: p, index: 0 },
+        { o: 'viewBase', dst: q, index: 1 },
+        {
+          o: 'for',
+          index: i,
+          lo: 0,
+          hi: 3,
+          step: 1,
+          body: [
+            ...[...through, ...sums].map(
+              (dst, s): Instr => ({ o: 'vload', dst, type: 'i32', from: at(p, 64 * s) }),
+            ),
+            {
+              o: 'for',
+              index: j,
+              lo: 0,
+              hi: 4,
+              step: 1,
+              body: [
+                { o: 'vload', dst: x, type: 'i32', from: { base: p, index: j, scale: 8, displacement: 0 } },
+                ...sums.map((dst): Instr => ({ o: 'vbin', fn: 'iadd', dst, a: dst, b: x })),
+                ...sums.map((dst): Instr => ({ o: 'vbin', fn: 'xor', dst, a: dst, b: x })),
+              ],
+            },
+            ...[...through, ...sums].map(
+              (src, s): Instr => ({ o: 'vstore', src, type: 'i32', to: at(q, 64 * s) }),
+            ),
+          ],
+        },
+      ];
+      const outcome = runBoth(isa, loopFunction(isa, 2, body), [noise(33)]);
+      assertEqual(outcome, 1, 'i32', 'through');
+      // One store and one reload each, in the outer loop where they weigh 10, of as many as there is no room for.
+      const excess = through.length + sums.length + 1 - (isa === 'avx512' ? 32 : 16);
+      assert.equal(outcome.spillWeight, excess * 2 * 10);
+    });
+
     test('a full register tile neither spills nor moves', () => {
       const [rows, vectors] = isa === 'avx512' ? [14, 2] : [6, 2];
       const tile = (fresh: boolean) => {
