@@ -126,7 +126,8 @@ export function fuse(nodes: readonly Node[], outputs: readonly Tensor[], enabled
   for (const node of uses.live) {
     if (isLeaf(node) || isView(node) || isPointwise(node) || absorbed.has(node)) continue;
     if (isInlined(node)) {
-      if (uses.needsMemory(node)) {
+      // Constants and counts that need memory are fixed data, written once.
+      if (is(node, 'broadcast') && uses.needsMemory(node)) {
         const [tensor] = node.outputs;
         steps.push(pointwise(node.id, express([], tensor.shape, [tensor]), [tensor]));
       }

@@ -34,12 +34,13 @@ function expectSame(found: TensorType, wanted: TensorType, what: string): void {
 function leaf(attributes: { readonly type: TensorType }): readonly TensorType[] {
   const { type } = attributes;
   expect(
-    type.shape.length > 0 && type.shape.every((size) => Number.isInteger(size) && size > 0),
+    type.shape.length > 0 && type.shape.every(positive),
     () => `a shape is one or more positive integers, not [${type.shape.join(', ')}]; a single value is [1]`,
   );
   return [type];
 }
 
+const positive = (size: number) => Number.isInteger(size) && size > 0;
 const STORED: readonly DType[] = ['f32', 'bf16'];
 
 export const INFER: { readonly [P in Primitive]: Infer<P> } = {
@@ -97,7 +98,7 @@ export const INFER: { readonly [P in Primitive]: Infer<P> } = {
   },
   reshape: ({ shape }, [x]) => {
     expect(
-      shape.length > 0 && elementCount(shape) === elementCount(x.shape),
+      shape.length > 0 && shape.every(positive) && elementCount(shape) === elementCount(x.shape),
       () => `${typeText(x)} has ${elementCount(x.shape)} elements and cannot become [${shape.join(', ')}]`,
     );
     return [{ dtype: x.dtype, shape }];

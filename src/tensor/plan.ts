@@ -54,7 +54,10 @@ export function planMemory({ steps, uses, placed }: Fused, calls: readonly (read
     fixed.set(tensor, { region: IO, offset: ioBytes });
     ioBytes += align(typeBytes(tensor.type));
   };
-  for (const node of uses.live) if (is(node, 'input') || is(node, 'literal')) inIo(node.outputs[0]);
+  for (const node of uses.live) {
+    const counted = (is(node, 'constant') || is(node, 'iota')) && uses.needsMemory(node);
+    if (is(node, 'input') || is(node, 'literal') || counted) inIo(node.outputs[0]);
+  }
 
   const slots: Slot[] = [];
   const slotOf = new Map<Tensor | Scratch, Slot>();

@@ -14,6 +14,7 @@ import { is } from './primitives.ts';
 import type { ParameterStore } from './store.ts';
 import type { TensorType } from './types.ts';
 import { GraphError, typeBytes } from './types.ts';
+import type { Uses } from './uses.ts';
 
 export interface CompileOptions {
   /** Tensors the host can read after a run, by name. */
@@ -135,6 +136,23 @@ export class Program {
   }
 }
 
+/** The contents of memory that no kernel writes; null for any other tensor. */
+function fixedData(tensor: Tensor, uses: Uses): ArrayBufferView | null {
+  const { node, type } = tensor;
+  if (is(node, 'literal')) return node.attributes.data;
+  if (is(node, 'constant') && uses.needsMemory(node)) {
+    const { value } = node.attributes;
+    const values = type.dtype === 'f32' ? Float32Array : type.dtype === 'u32' ? Uint32Array : Int32Array;
+    return encode('constant', type, new values(elementCount(type.shape)).fill(value));
+  }
+  if (is(node, 'iota') && uses.needsMemory(node)) {
+    const inner = elementCount(type.shape.slice(node.attributes.axis + 1));
+    const size = type.shape[node.attributes.axis];
+    return Int32Array.from({ length: elementCount(type.shape) }, (_, i) => Math.floor(i / inner) % size);
+  }
+  return null;
+}
+
 /**
  * Compiles what `outputs` and the graph's writes depend on. Parameters must be in the store; states that are not are
  * created with zeros. Throws `GraphError` for what the graph does wrong, and the device's error for a kernel it cannot run.
@@ -189,8 +207,8 @@ export async function compile(
           tensor,
           offset: live.has(node) ? plan.place(tensor).offset : null,
         });
-      if (is(node, 'literal') && live.has(node))
-        device.write(io as DeviceBuffer, node.attributes.data, plan.place(tensor).offset);
+      const data = live.has(node) ? fixedData(tensor, fused.uses) : null;
+      if (data !== null) device.write(io as DeviceBuffer, data, plan.place(tensor).offset);
     }
     const executable = await device.compile(calls.flat().map(launchOf));
     return new Program({

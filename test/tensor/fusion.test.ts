@@ -1,0 +1,257 @@
+/** What fusion, memory plan and in-place updates must and must not do. */
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { openDevice } from '../../src/accelerators/registry.ts';
+import type { HostArray, Tensor } from '../../src/tensor/index.ts';
+import { adamwHyper, compile, Graph, gradients, ParameterStore, printGraph } from '../../src/tensor/index.ts';
+import { placeBlocks } from '../../src/tensor/memory.ts';
+import { evaluateGraph, type Values } from './reference.ts';
+import { feedsFor, random, runGraph } from './suite.ts';
+
+const device = await openDevice('interpreter');
+const names = async (g: Graph, outputs: Record<string, Tensor>) => {
+  using store = new ParameterStore(device);
+  for (const node of g.nodes)
+    if (node.primitive === 'parameter') {
+      const { name, type } = node.attributes as { name: string; type: { shape: readonly number[] } };
+      store.create(name, 'f32', type.shape);
+    }
+  using program = await compile(g, device, store, { outputs });
+  return program.launches.map((launch) => launch.name);
+};
+
+describe('fusion', () => {
+  it('makes one kernel of a tree of elementwise functions with broadcasts and constants', async () => {
+    const g = new Graph();
+    const x = g.parameter('x', 'f32', [4, 6]);
+    const y = g.mul(g.add(g.exp(x), g.parameter('b', 'f32', [6])), g.add(g.tanh(x), 0.5));
+    assert.equal((await names(g, { y })).length, 1);
+  });
+  it('puts bias, activation and residual into the matmul, and SwiGLU into the second of its two', async () => {
+    const g = new Graph();
+    const x = g.parameter('x', 'f32', [4, 6]);
+    const product = g.matmul(x, g.parameter('w', 'f32', [6, 6]));
+    const y = g.add(g.tanh(g.add(product, g.parameter('b', 'f32', [6]))), x);
+    assert.equal((await names(g, { y })).length, 1);
+    const z = g.swiglu(
+      g.matmul(x, g.parameter('wg', 'f32', [6, 5])),
+      g.matmul(x, g.parameter('wu', 'f32', [6, 5])),
+    );
+    assert.equal((await names(g, { z })).length, 2);
+    assert.equal((await names(g, { z, product })).length, 3, 'an output of its own keeps its memory');
+  });
+  it('joins elementwise work to a row reduction and drops what nothing needs', async () => {
+    const g = new Graph();
+    const x = g.parameter('x', 'f32', [4, 6]);
+    g.exp(g.matmul(x, g.parameter('unused', 'f32', [6, 3])));
+    const total = g.sum(g.mul(x, x), 1);
+    assert.equal((await names(g, { total })).length, 1);
+  });
+  it('does not move work over a use in between', async () => {
+    const g = new Graph();
+    const x = g.parameter('x', 'f32', [4, 4]);
+    const a = g.exp(x);
+    const y = g.add(a, g.matmul(g.tanh(a), x));
+    const feeds = feedsFor(g, {});
+    const found = (await runGraph(device, g, feeds, { y })).get('y') as Float32Array;
+    const [wanted] = evaluateGraph(g, new Map(feeds), [y]);
+    wanted.forEach((value, i) => {
+      assert.ok(Math.abs(found[i] - value) < 1e-5);
+    });
+  });
+  it('computes equal expressions once and folds constants', () => {
+    const g = new Graph();
+    const x = g.parameter('x', 'f32', [3]);
+    assert.equal(g.exp(x), g.exp(x));
+    assert.equal(g.mul(x, 1), x);
+    const folded = g.add(g.constant(2), g.mul(g.constant(3), 4));
+    assert.deepEqual(folded.node.attributes, { value: 14, type: { dtype: 'f32', shape: [1] } });
+    assert.notEqual(g.add(x, 0), x, 'x + 0 is not x for -0');
+  });
+  it('prints graphs', () => {
+    const g = new Graph();
+    g.sum(g.exp(g.input('x', 'f32', [2, 3])), 1);
+    assert.equal(
+      printGraph(g),
+      '%0 = input() {name: "x"} : f32[2, 3]\n%1 = map(%0) {fn: "exp"} : f32[2, 3]\n%2 = reduce(%1) {fn: "sum", axis: 1} : f32[2, 1]',
+    );
+  });
+});
+
+/** A graph of random operations on [4, 4] matrices, rows and columns, some written into states. */
+function randomGraph(seed: number): { g: Graph; outputs: Record<string, Tensor> } {
+  const next = random(seed);
+  const pick = <T>(list: readonly T[]): T => list[Math.floor(next() * list.length)];
+  const g = new Graph();
+  const values: Tensor[] = ['a', 'b', 'c'].map((name) => g.parameter(name, 'f32', [4, 4]));
+  values.push(g.parameter('row', 'f32', [1, 4]), g.parameter('column', 'f32', [4, 1]));
+  const states = ['s', 't'].map((name) => g.state(name, 'f32', [4, 4]));
+  const full = () => g.broadcastTo(pick(values), [4, 4]);
+  const kinds: readonly (() => Tensor)[] = [
+    () => g.add(full(), full()),
+    () => g.mul(full(), pick(values)),
+    () => g.tanh(pick(values)),
+    () => g.sub(pick(values), 0.25),
+    () => g.tanh(g.matmul(full(), full(), { transA: next() < 0.5, transB: next() < 0.5 })),
+    () => g.tanh(g.sum(full(), next() < 0.5 ? 0 : 1)),
+    () => g.transpose(full()),
+    () => g.slice(g.pad(full(), 1, 2), 2, 6),
+    () => g.reshape(g.tanh(g.reshape(full(), [2, 8])), [4, 4]),
+    () => g.add(states[0], full()),
+    () => {
+      const which = next() < 0.5 ? 0 : 1;
+      const value = next() < 0.5 ? g.mul(states[which], 0.5) : full();
+      states[which] = g.assign(states[which], next() < 0.5 ? g.tanh(g.add(states[which], value)) : value);
+      return g.tanh(states[which]);
+    },
+  ];
+  for (let i = 0; i < 30; i++) {
+    const value = pick(kinds)();
+    if (value.node.primitive !== 'assign') values.push(value);
+  }
+  const computed = values.slice(5);
+  return { g, outputs: { x: pick(computed), y: pick(computed), z: computed[computed.length - 1] } };
+}
+
+describe('memory plan', () => {
+  it('never overlaps blocks that live at the same time, and shares the rest', () => {
+    for (let seed = 0; seed < 50; seed++) {
+      const next = random(seed);
+      const blocks = Array.from({ length: 40 }, () => {
+        const first = Math.floor(next() * 30);
+        return { bytes: 1 + Math.floor(next() * 500), first, last: first + Math.floor(next() * 6) };
+      });
+      const { offsets, bytes } = placeBlocks(blocks);
+      blocks.forEach((a, i) => {
+        assert.equal(offsets[i] % 64, 0);
+        assert.ok(offsets[i] + a.bytes <= bytes);
+        blocks.slice(0, i).forEach((b, j) => {
+          const together = a.first <= b.last && b.first <= a.last;
+          const overlap = offsets[i] < offsets[j] + b.bytes && offsets[j] < offsets[i] + a.bytes;
+          assert.ok(!(together && overlap), `seed ${seed}: blocks ${i} and ${j}`);
+        });
+      });
+      assert.ok(bytes < blocks.reduce((sum, block) => sum + block.bytes, 0));
+    }
+  });
+  it('random graphs give the reference values, fused and not, whatever the arena held before', async () => {
+    for (let seed = 0; seed < 60; seed++) {
+      const { g, outputs } = randomGraph(seed);
+      const feeds = feedsFor(g, {}, seed);
+      let wanted: readonly Values[];
+      try {
+        wanted = evaluateGraph(g, new Map(feeds), Object.values(outputs));
+      } catch (error) {
+        throw new Error(`seed ${seed}`, { cause: error });
+      }
+      for (const fuse of [true, false]) {
+        const found = await runGraph(device, g, feeds, outputs, { fuse, poison: true });
+        Object.keys(outputs).forEach((name, index) => {
+          wanted[index].forEach((value, i) => {
+            const got = (found.get(name) as HostArray)[i];
+            assert.ok(
+              Math.abs(got - value) <= 1e-4 * (1 + Math.abs(value)),
+              `seed ${seed} ${fuse} ${name}[${i}]: ${got}, not ${value}\n${printGraph(g)}`,
+            );
+          });
+        });
+      }
+    }
+  });
+});
+
+describe('states', () => {
+  it('are updated in place, run after run, in the order of recording', async () => {
+    const g = new Graph();
+    const count = g.state('count', 'f32', [3]);
+    const before = g.mul(count, 10);
+    const next = g.assign(count, g.add(count, 1));
+    const twice = g.assign(next, g.mul(next, 2));
+    const after = g.sub(twice, before);
+    using store = new ParameterStore(device);
+    using program = await compile(g, device, store, { outputs: { before, after, twice } });
+    await program.run(2);
+    assert.deepEqual([...(await program.read('before'))], [20, 20, 20]);
+    assert.deepEqual([...(await program.read('after'))], [-14, -14, -14]);
+    assert.deepEqual([...(await store.read('count'))], [6, 6, 6]);
+    assert.deepEqual([...(await program.read('twice'))], [6, 6, 6]);
+  });
+  it('rows are scattered, a later one wins, others stay', async () => {
+    const g = new Graph();
+    const state = g.state('s', 'f32', [4, 2]);
+    g.scatterRows(state, g.literal(Int32Array.of(2, -1, 0, 2)), g.input('v', 'f32', [4, 2]));
+    using store = new ParameterStore(device);
+    store.create('s', 'f32', [4, 2], Float32Array.of(1, 1, 2, 2, 3, 3, 4, 4));
+    using program = await compile(g, device, store);
+    program.write('v', Float32Array.of(10, 11, 12, 13, 14, 15, 16, 17));
+    await program.run();
+    assert.deepEqual([...(await store.read('s'))], [14, 15, 2, 2, 16, 17, 4, 4]);
+  });
+  it('adamw follows the definition for three steps, in one kernel a parameter', async () => {
+    const g = new Graph();
+    const p = g.parameter('p', 'f32', [5]);
+    const target = g.input('target', 'f32', [5]);
+    const difference = g.sub(p, target);
+    const loss = g.sum(g.mul(difference, difference));
+    const [gradient] = gradients(g, loss, [p]);
+    const [m, v] = [g.state('m', 'f32', [5]), g.state('v', 'f32', [5])];
+    g.adamw(p, gradient, m, v, g.input('hyper', 'f32', [7]));
+    using store = new ParameterStore(device);
+    const start = [0.5, -1, 2, 0.1, 0];
+    store.create('p', 'f32', [5], Float32Array.from(start));
+    using program = await compile(g, device, store, { outputs: { loss } });
+    program.write('target', Float32Array.of(1, 1, 1, 1, 1));
+    const [lr, beta1, beta2, eps, weightDecay] = [0.05, 0.9, 0.99, 1e-6, 0.1];
+    const wanted = start.map((x) => ({ p: Math.fround(x), m: 0, v: 0 }));
+    for (let step = 1; step <= 3; step++) {
+      program.write('hyper', adamwHyper({ learningRate: lr, beta1, beta2, eps, weightDecay, step }));
+      await program.run();
+      for (const w of wanted) {
+        const grad = 2 * (w.p - 1);
+        w.m = beta1 * w.m + (1 - beta1) * grad;
+        w.v = beta2 * w.v + (1 - beta2) * grad * grad;
+        w.p -=
+          lr * (w.m / (1 - beta1 ** step) / (Math.sqrt(w.v / (1 - beta2 ** step)) + eps) + weightDecay * w.p);
+      }
+    }
+    const found = await store.read('p');
+    wanted.forEach((w, i) => {
+      assert.ok(Math.abs(found[i] - w.p) < 1e-5, `${found[i]} instead of ${w.p}`);
+    });
+    const moments = program.launches.filter(
+      (launch) => launch.views.filter((view) => view.startsWith('out')).length === 3,
+    );
+    assert.equal(moments.length, 1, 'parameter and moments in one kernel');
+  });
+});
+
+describe('rounding to bf16', () => {
+  it('bf16 weights and activations, f32 sums, f32 gradients', async () => {
+    const g = new Graph();
+    const x = g.parameter('x', 'bf16', [3, 8]);
+    const w = g.parameter('w', 'bf16', [8, 4]);
+    const product = g.matmul(x, w);
+    const rounded = g.cast(g.tanh(product), 'bf16');
+    const loss = g.sum(g.cast(rounded, 'f32'));
+    const [dx, dw] = gradients(g, loss, [x, w]);
+    assert.deepEqual([product.dtype, dx.dtype, dw.dtype], ['f32', 'f32', 'f32']);
+    const feeds = feedsFor(g, {});
+    for (const name of ['x', 'w'])
+      feeds.set(
+        name,
+        (feeds.get(name) as Values).map((value) => Math.round(value * 64) / 64),
+      );
+    const found = await runGraph(device, g, feeds, { product, rounded, dw });
+    const [wantedProduct, wantedTanh, wantedDw] = evaluateGraph(g, new Map(feeds), [product, rounded, dw]);
+    wantedProduct.forEach((value, i) => {
+      assert.ok(Math.abs((found.get('product') as HostArray)[i] - value) < 1e-5);
+    });
+    const largest = Math.max(
+      ...wantedTanh.map((value, i) => Math.abs((found.get('rounded') as HostArray)[i] - value)),
+    );
+    assert.ok(largest < 2 ** -8 && largest > 1e-5, `${largest} is the error of rounding to 8 bits`);
+    wantedDw.forEach((value, i) => {
+      assert.ok(Math.abs((found.get('dw') as HostArray)[i] - value) < 0.02);
+    });
+  });
+});
