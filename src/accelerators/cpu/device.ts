@@ -2,6 +2,7 @@
 import { elementCount, type Kernel } from '../../tile/ir.ts';
 import { verify } from '../../tile/verify.ts';
 import { checkBindings, checkRepeat, viewBytes } from '../bindings.ts';
+import { kernelContent } from '../content.ts';
 import type { Device, DeviceBuffer, DeviceFactory, DeviceInfo, Executable, Launch } from '../device.ts';
 import type { LoopFunction, LoopTarget } from '../loops/ir.ts';
 import { lower, unsupported } from '../loops/lower.ts';
@@ -90,15 +91,6 @@ interface CompiledKernel {
   readonly entry: bigint;
   readonly scratchBytes: number;
   readonly programs: number;
-}
-
-/** The kernel as text: equal texts are equal kernels. JSON alone would lose infinities, NaN and the sign of zero. */
-function contentOf(kernel: Kernel): string {
-  return JSON.stringify(kernel, (_, value) =>
-    typeof value === 'number' && (!Number.isFinite(value) || Object.is(value, -0))
-      ? `number ${Object.is(value, -0) ? '-0' : value}`
-      : value,
-  );
 }
 
 /** Compiling is on the event loop's thread: give way this often. */
@@ -208,7 +200,7 @@ class CpuDevice implements Device {
     let turn = performance.now();
     for (const kernel of kernels) {
       if (this.#byObject.has(kernel) || contents.has(kernel)) continue;
-      const content = contentOf(kernel);
+      const content = kernelContent(kernel);
       contents.set(kernel, content);
       if (this.#byContent.has(content) || fresh.has(content)) continue;
       verify(kernel);
