@@ -1,0 +1,244 @@
+/** Collects loop instructions: fresh registers, structured blocks, and integer arithmetic that folds constants. */
+import type {
+  Address,
+  HorizontalFn,
+  Instr,
+  IntBinary,
+  IntOperand,
+  IntReg,
+  LoopTarget,
+  MemoryType,
+  VecBinary,
+  VecReg,
+  VecUnary,
+} from '../ir.ts';
+
+const INTEGER: { readonly [F in IntBinary]: (a: number, b: number) => number } = {
+  add: (a, b) => (a + b) | 0,
+  sub: (a, b) => (a - b) | 0,
+  mul: Math.imul,
+  div: (a, b) => (b === 0 ? 0 : (a / b) | 0),
+  rem: (a, b) => (b === 0 ? 0 : (a % b) | 0),
+  and: (a, b) => a & b,
+  or: (a, b) => a | b,
+  xor: (a, b) => a ^ b,
+  shl: (a, b) => a << b,
+  shr: (a, b) => a >> b,
+  min: Math.min,
+  max: Math.max,
+  lt: (a, b) => Number(a < b),
+  le: (a, b) => Number(a <= b),
+  gt: (a, b) => Number(a > b),
+  ge: (a, b) => Number(a >= b),
+  eq: (a, b) => Number(a === b),
+  ne: (a, b) => Number(a !== b),
+};
+
+const COMMUTES: ReadonlySet<IntBinary> = new Set<IntBinary>([
+  'add',
+  'mul',
+  'and',
+  'or',
+  'xor',
+  'min',
+  'max',
+  'eq',
+  'ne',
+]);
+
+const scratchFloat = new Float32Array(1);
+const scratchBits = new Int32Array(scratchFloat.buffer);
+
+/** The bits of a number rounded to f32, as a signed 32-bit integer. */
+export function floatBits(value: number): number {
+  scratchFloat[0] = value;
+  return scratchBits[0];
+}
+
+export class Code {
+  readonly target: LoopTarget;
+  #registers = 0;
+  #body: Instr[] = [];
+
+  constructor(target: LoopTarget) {
+    this.target = target;
+  }
+
+  get lanes(): number {
+    return this.target.lanes;
+  }
+
+  newInt(): IntReg {
+    return { id: this.#registers++, class: 'i' };
+  }
+
+  newVec(): VecReg {
+    return { id: this.#registers++, class: 'v' };
+  }
+
+  emit(instr: Instr): void {
+    this.#body.push(instr);
+  }
+
+  /** Everything emitted. */
+  finish(): readonly Instr[] {
+    return this.#body;
+  }
+
+  /** What `fill` emits, as a list of its own. */
+  block(fill: () => void): Instr[] {
+    const outer = this.#body;
+    this.#body = [];
+    fill();
+    const inner = this.#body;
+    this.#body = outer;
+    return inner;
+  }
+
+  for(lo: IntOperand, hi: IntOperand, step: number, body: (index: IntReg) => void): void {
+    const index = this.newInt();
+    this.emit({ o: 'for', index, lo, hi, step, body: this.block(() => body(index)) });
+  }
+
+  /** Runs `then` where `condition` is not 0, else `otherwise`. */
+  if(condition: IntOperand, then: () => void, otherwise: () => void = () => {}): void {
+    if (typeof condition === 'number') {
+      if (condition !== 0) then();
+      else otherwise();
+      return;
+    }
+    const block = this.block(then);
+    this.emit({ o: 'if', a: condition, cmp: 'ne', b: 0, then: block, else: this.block(otherwise) });
+  }
+
+  register(value: IntOperand): IntReg {
+    if (typeof value !== 'number') return value;
+    const dst = this.newInt();
+    this.emit({ o: 'iconst', dst, value });
+    return dst;
+  }
+
+  /** Integer arithmetic; operations on constants are done here (in 32 bits). */
+  int(fn: IntBinary, a: IntOperand, b: IntOperand): IntOperand {
+    if (typeof a === 'number' && typeof b === 'number') return INTEGER[fn](a, b);
+    if (typeof a === 'number' && COMMUTES.has(fn)) return this.int(fn, b, a);
+    if (b === 0 && (fn === 'add' || fn === 'sub' || fn === 'or')) return a;
+    if (b === 1 && (fn === 'mul' || fn === 'div')) return a;
+    if (b === 0 && fn === 'mul') return 0;
+    const dst = this.newInt();
+    this.emit({ o: 'ibin', dst, fn, a: this.register(a), b });
+    return dst;
+  }
+
+  /** Brings a sum or product back to 32 bits. */
+  wrap(value: IntOperand): IntOperand {
+    if (typeof value === 'number') return value;
+    const dst = this.newInt();
+    this.emit({ o: 'iwrap', dst, a: value });
+    return dst;
+  }
+
+  /** The pointer `base + offset`. */
+  pointer(base: IntReg, offset: IntOperand): IntReg {
+    return this.int('add', base, offset) as IntReg;
+  }
+
+  bits(bits: number): VecReg {
+    const dst = this.newVec();
+    this.emit({ o: 'vconst', dst, bits: bits | 0 });
+    return dst;
+  }
+
+  f32(value: number): VecReg {
+    return this.bits(floatBits(value));
+  }
+
+  splat(value: IntOperand): VecReg {
+    if (typeof value === 'number') return this.bits(value);
+    const dst = this.newVec();
+    this.emit({ o: 'vsplat', dst, a: value });
+    return dst;
+  }
+
+  first(a: VecReg): IntReg {
+    const dst = this.newInt();
+    this.emit({ o: 'vfirst', dst, a });
+    return dst;
+  }
+
+  iota(): VecReg {
+    const dst = this.newVec();
+    this.emit({ o: 'viota', dst });
+    return dst;
+  }
+
+  bin(fn: VecBinary, a: VecReg, b: VecReg): VecReg {
+    const dst = this.newVec();
+    this.emit({ o: 'vbin', dst, fn, a, b });
+    return dst;
+  }
+
+  un(fn: VecUnary, a: VecReg): VecReg {
+    const dst = this.newVec();
+    this.emit({ o: 'vun', dst, fn, a });
+    return dst;
+  }
+
+  shift(fn: 'ishl' | 'ishr' | 'ushr', a: VecReg, by: number): VecReg {
+    const dst = this.newVec();
+    this.emit({ o: 'vshift', dst, fn, a, by });
+    return dst;
+  }
+
+  fma(a: VecReg, b: VecReg, c: VecReg): VecReg {
+    const dst = this.newVec();
+    this.emit({ o: 'vfma', dst, a, b, c });
+    return dst;
+  }
+
+  select(mask: VecReg, a: VecReg, b: VecReg): VecReg {
+    const dst = this.newVec();
+    this.emit({ o: 'vselect', dst, mask, a, b });
+    return dst;
+  }
+
+  horizontal(fn: HorizontalFn, a: VecReg): VecReg {
+    const dst = this.newVec();
+    this.emit({ o: 'vhorizontal', dst, fn, a });
+    return dst;
+  }
+
+  move(dst: VecReg, a: VecReg): void {
+    if (dst !== a) this.emit({ o: 'vmove', dst, a });
+  }
+
+  load(from: Address, type: MemoryType = 'i32'): VecReg {
+    const dst = this.newVec();
+    this.emit({ o: 'vload', dst, type, from });
+    return dst;
+  }
+
+  loadPart(from: Address, count: IntOperand, type: MemoryType = 'i32'): VecReg {
+    const dst = this.newVec();
+    this.emit({ o: 'vloadpart', dst, type, from, count: this.register(count) });
+    return dst;
+  }
+
+  broadcast(from: Address, type: MemoryType = 'i32'): VecReg {
+    const dst = this.newVec();
+    this.emit({ o: 'vbroadcast', dst, type, from });
+    return dst;
+  }
+
+  store(src: VecReg, to: Address, type: MemoryType = 'i32'): void {
+    this.emit({ o: 'vstore', src, type, to });
+  }
+
+  storePart(src: VecReg, to: Address, count: IntOperand, type: MemoryType = 'i32'): void {
+    this.emit({ o: 'vstorepart', src, type, to, count: this.register(count) });
+  }
+
+  storeFirst(src: VecReg, to: Address, type: MemoryType = 'i32'): void {
+    this.emit({ o: 'vstorefirst', src, type, to });
+  }
+}

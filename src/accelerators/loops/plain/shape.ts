@@ -1,0 +1,198 @@
+/** Operations that move elements: broadcast, reshape, transpose, and copies. */
+import type { Op, ValueId } from '../../../tile/ir.ts';
+import { elementCount } from '../../../tile/ir.ts';
+import type { IntOperand } from '../ir.ts';
+import type { Context, Stored } from './values.ts';
+import { isIntegerScalar } from './values.ts';
+
+/** out[c, r] = from[r, c] for a dense tile of the given shape. */
+export function copyTransposed(
+  context: Context,
+  from: Stored,
+  [rows, columns]: readonly number[],
+  out: Stored,
+): void {
+  const { code } = context;
+  const { lanes } = code;
+  const fromStride = 4 * from.strides[0];
+  const toStride = 4 * out.strides[0];
+  const source = context.pointer(from);
+  const target = context.pointer(out);
+  const pieces = (total: number, piece: (start: IntOperand, size: number) => void): void => {
+    const whole = total - (total % lanes);
+    if (whole > 0) code.for(0, whole, lanes, (start) => piece(start, lanes));
+    if (whole < total) piece(whole, total - whole);
+  };
+  pieces(rows, (row, height) =>
+    pieces(columns, (column, width) => {
+      const at = (base: typeof source, major: IntOperand, stride: number, minor: IntOperand) => ({
+        base: code.pointer(base, code.int('add', code.int('mul', major, stride), code.int('mul', minor, 4))),
+        displacement: 0,
+      });
+      code.emit({
+        o: 'vtranspose',
+        from: at(source, row, fromStride, column),
+        fromStride,
+        to: at(target, column, toStride, row),
+        toStride,
+        rows: height,
+        columns: width,
+      });
+    }),
+  );
+}
+
+export function lowerTranspose(
+  context: Context,
+  op: Extract<Op, { op: 'transpose' }>,
+  result: ValueId,
+): void {
+  const { shape } = context.type(op.arg);
+  const value = context.value(op.arg);
+  if (value.at !== 'scratch') {
+    context.define(result, value);
+    return;
+  }
+  if (shape.includes(1)) {
+    context.define(result, { ...value, strides: [value.strides[1], value.strides[0]] });
+    return;
+  }
+  const { tile, copied } = context.dense(op.arg);
+  const out = context.newTile(context.type(result).shape);
+  copyTransposed(context, tile, shape, out);
+  if (copied) context.reclaim(tile.buffer);
+  context.define(result, out);
+}
+
+export function lowerBroadcast(
+  context: Context,
+  op: Extract<Op, { op: 'broadcast' }>,
+  result: ValueId,
+): void {
+  const { dtype } = context.type(op.arg);
+  const { shape } = context.type(result);
+  const value = context.value(op.arg);
+  if (value.at === 'scratch') context.define(result, value);
+  else if (shape.length === 0 || value.at !== 'integer') context.define(result, value);
+  else context.define(result, { at: 'vector', value: context.lanes(value, dtype) as never });
+}
+
+/** Elements in row-major order, one by one: for shapes that share no factors. */
+function copyLinear(
+  context: Context,
+  from: Stored,
+  fromShape: readonly number[],
+  out: Stored,
+  shape: readonly number[],
+): void {
+  const { code } = context;
+  const source = context.pointer(from);
+  const target = context.pointer(out);
+  const place = (index: IntOperand, tile: Stored, sizes: readonly number[]): IntOperand => {
+    let rest = index;
+    let sum: IntOperand = 0;
+    for (let axis = sizes.length - 1; axis >= 0; axis--) {
+      if (sizes[axis] === 1) continue;
+      sum = code.int('add', sum, code.int('mul', code.int('rem', rest, sizes[axis]), 4 * tile.strides[axis]));
+      rest = code.int('div', rest, sizes[axis]);
+    }
+    return sum;
+  };
+  code.for(0, elementCount(shape), 1, (index) => {
+    const lanes = code.broadcast({
+      base: code.pointer(source, place(index, from, fromShape)),
+      displacement: 0,
+    });
+    code.storeFirst(lanes, { base: code.pointer(target, place(index, out, shape)), displacement: 0 });
+  });
+}
+
+/** Splits both shapes into common factors, or null where there are none; strides follow. */
+function commonFactors(
+  from: readonly number[],
+  fromStrides: readonly number[],
+  to: readonly number[],
+  toStrides: readonly number[],
+): { sizes: number[]; from: number[]; to: number[] } | null {
+  const a = from.map((size, axis) => ({ size, stride: fromStrides[axis] })).filter(({ size }) => size > 1);
+  const b = to.map((size, axis) => ({ size, stride: toStrides[axis] })).filter(({ size }) => size > 1);
+  const result = { sizes: [] as number[], from: [] as number[], to: [] as number[] };
+  while (a.length > 0 && b.length > 0) {
+    const x = a[a.length - 1];
+    const y = b[b.length - 1];
+    const size = Math.min(x.size, y.size);
+    if (x.size % size !== 0 || y.size % size !== 0) return null;
+    result.sizes.unshift(size);
+    result.from.unshift(x.stride);
+    result.to.unshift(y.stride);
+    for (const list of [a, b]) {
+      const last = list.pop() as { size: number; stride: number };
+      if (last.size > size) list.push({ size: last.size / size, stride: last.stride * size });
+    }
+  }
+  return result;
+}
+
+export function lowerReshape(context: Context, op: Extract<Op, { op: 'reshape' }>, result: ValueId): void {
+  const { code } = context;
+  const from = context.type(op.arg);
+  const to = context.type(result);
+  const value = context.value(op.arg);
+  if (to.shape.length === 0) {
+    if (value.at === 'integer') context.define(result, value);
+    else {
+      const lanes =
+        value.at === 'scratch'
+          ? code.broadcast({ base: context.pointer(value), displacement: 0 })
+          : context.lanes(value, from.dtype);
+      context.define(result, context.scalarFromLanes(lanes as never, to));
+    }
+    return;
+  }
+  if (value.at !== 'scratch') {
+    const scalar = value.at === 'integer' || isIntegerScalar(from);
+    context.define(
+      result,
+      scalar ? { at: 'vector', value: context.lanes(value, from.dtype) as never } : value,
+    );
+    return;
+  }
+  const kept = (shape: readonly number[]) => [...shape.keys()].filter((axis) => shape[axis] > 1);
+  const [before, after] = [kept(from.shape), kept(to.shape)];
+  if (before.length === after.length && before.every((axis, i) => from.shape[axis] === to.shape[after[i]])) {
+    const strides = to.shape.map((_, axis) => {
+      const i = after.indexOf(axis);
+      return i < 0 ? 0 : value.strides[before[i]];
+    });
+    context.define(result, { ...value, strides });
+    return;
+  }
+  const { tile, copied } = context.dense(op.arg);
+  const out = context.newTile(to.shape);
+  const factors = commonFactors(from.shape, tile.strides, to.shape, out.strides);
+  if (factors === null) copyLinear(context, tile, from.shape, out, to.shape);
+  else {
+    const inner = factors.sizes[factors.sizes.length - 1];
+    const bytes = (strides: readonly number[]) => strides.slice(0, -1).map((stride) => 4 * stride);
+    context.nest(
+      factors.sizes.slice(0, -1),
+      [
+        { base: context.pointer(tile), strides: bytes(factors.from) },
+        { base: context.pointer(out), strides: bytes(factors.to) },
+      ],
+      ([source, target]) => {
+        const whole = inner - (inner % code.lanes);
+        const move = (index: IntOperand, count: number) => {
+          const read = { base: code.pointer(source, code.int('mul', index, 4)), displacement: 0 };
+          const write = { base: code.pointer(target, code.int('mul', index, 4)), displacement: 0 };
+          if (count === code.lanes) code.store(code.load(read), write);
+          else code.storePart(code.loadPart(read, count), write, count);
+        };
+        if (whole > 0) code.for(0, whole, code.lanes, (index) => move(index, code.lanes));
+        if (whole < inner) move(whole, inner - whole);
+      },
+    );
+  }
+  if (copied) context.reclaim(tile.buffer);
+  context.define(result, out);
+}
