@@ -7,6 +7,8 @@ import { fitsEpilogue } from './epilogue.ts';
 import type { Expression, ExpressionStep } from './expression.ts';
 import type { Tensor } from './graph.ts';
 import { leafOf, memoryOf } from './graph.ts';
+import type { Group } from './groups.ts';
+import { Groups, lastOf } from './groups.ts';
 import { reducible } from './pointwise.ts';
 import type { Node } from './primitives.ts';
 import { is, isLeaf, written } from './primitives.ts';
@@ -39,46 +41,29 @@ export interface Fused {
   readonly placed: ReadonlyMap<Tensor, Tensor>;
 }
 
-interface Group {
-  members: Node[];
-  readonly shape: readonly number[];
-}
-
-/** Views of one kernel; devices limit how many memory blocks a kernel may be bound to. */
-const MAX_OPERANDS = 20;
-
 /** Turns a graph into steps. With `enabled` false every node has its own kernel (for comparison and debugging). */
 export function fuse(nodes: readonly Node[], outputs: readonly Tensor[], enabled = true): Fused {
   const uses = new Uses(nodes, outputs);
-  const groups = groupPointwise(uses, enabled);
+  const groups = new Groups(uses, enabled);
   const absorbed = new Set<Node>();
   const steps: Step[] = [];
   const taken = new Set<Group>();
-
-  const results = (group: Group): Tensor[] =>
-    group.members
-      .map((node) => node.outputs[0])
-      .filter(
-        (tensor) =>
-          uses.isOutput(tensor) ||
-          uses.of(tensor).some((use) => !use.direct || groups.get(use.node) !== group),
-      );
-  const groupOf = (tensor: Tensor) => groups.get(tensor.node);
 
   if (enabled) {
     for (const node of uses.live) {
       if (!is(node, 'reduce')) continue;
       const x = plain(node.inputs[0]);
-      const group = groupOf(x);
+      const group = groups.of(x.node);
       if (group === undefined || taken.has(group)) continue;
-      const only = results(group);
+      const only = groups.results(group);
       const alone =
         only.length === 1 &&
         only[0] === x &&
         !uses.isOutput(x) &&
         uses.of(x).every((use) => use.node === node && use.direct);
-      if (!alone || !group.members.every((member) => uses.movable(member, node.id))) continue;
-      const built = express(group.members, group.shape, [x]);
+      if (!alone || ![...group.members, ...group.repeated].every((member) => uses.movable(member, node.id)))
+        continue;
+      const built = express(group, group.shape, [x]);
       if (!reducible(built.expression, node.attributes.axis)) continue;
       taken.add(group);
       absorbed.add(node);
@@ -96,14 +81,14 @@ export function fuse(nodes: readonly Node[], outputs: readonly Tensor[], enabled
       if (!is(node, 'matmul')) continue;
       const [product] = node.outputs;
       const users = uses.of(product);
-      const group = users.length === 0 ? undefined : groups.get(users[0].node);
+      const group = users.length === 0 ? undefined : groups.of(users[0].node);
       if (group === undefined || taken.has(group) || !sameShape(group.shape, product.shape)) continue;
-      if (uses.isOutput(product) || !users.every((use) => use.direct && groups.get(use.node) === group))
+      if (uses.isOutput(product) || !users.every((use) => use.direct && groups.of(use.node) === group))
         continue;
       const position = lastOf(group);
       if (!uses.movable(node, position)) continue;
-      const written = results(group);
-      const built = express(group.members, group.shape, written, product);
+      const written = groups.results(group);
+      const built = express(group, group.shape, written, product);
       if (!fitsEpilogue(built.expression)) continue;
       taken.add(group);
       absorbed.add(node);
@@ -118,10 +103,10 @@ export function fuse(nodes: readonly Node[], outputs: readonly Tensor[], enabled
     }
   }
 
-  for (const group of new Set(groups.values())) {
+  for (const group of groups.all()) {
     if (taken.has(group)) continue;
-    const written = results(group);
-    steps.push(pointwise(lastOf(group), express(group.members, group.shape, written), written));
+    const written = groups.results(group);
+    steps.push(pointwise(lastOf(group), express(group, group.shape, written), written));
   }
   for (const node of uses.live) {
     if (isLeaf(node) || isView(node) || isPointwise(node) || absorbed.has(node)) continue;
@@ -129,11 +114,11 @@ export function fuse(nodes: readonly Node[], outputs: readonly Tensor[], enabled
       // Constants and counts that need memory are fixed data, written once.
       if (is(node, 'broadcast') && uses.needsMemory(node)) {
         const [tensor] = node.outputs;
-        steps.push(pointwise(node.id, express([], tensor.shape, [tensor]), [tensor]));
+        steps.push(pointwise(node.id, express(null, tensor.shape, [tensor]), [tensor]));
       }
     } else if (is(node, 'reduce')) {
       const x = plain(node.inputs[0]);
-      const built = express([], x.shape, [x]);
+      const built = express(null, x.shape, [x]);
       steps.push({
         kind: 'reduce',
         position: node.id,
@@ -169,57 +154,15 @@ function pointwise(
   return { kind: 'pointwise', position, anchor: null, operands: [], ...built, outputs };
 }
 
-function lastOf(group: Group): number {
-  return group.members[group.members.length - 1].id;
-}
-
-function groupPointwise(uses: Uses, enabled: boolean): Map<Node, Group> {
-  const groups = new Map<Node, Group>();
-  for (const node of uses.live) {
-    if (!isPointwise(node)) continue;
-    let group: Group = { members: [node], shape: node.outputs[0].shape };
-    if (enabled) {
-      for (const input of node.inputs) {
-        const other = groups.get(plain(input).node);
-        if (other === undefined || group.members.includes(other.members[0])) continue;
-        const members = [...new Set([...other.members, ...group.members])].sort((a, b) => a.id - b.id);
-        if (sameShape(other.shape, group.shape) && joinable(uses, members))
-          group = { members, shape: group.shape };
-      }
-    }
-    for (const member of group.members) groups.set(member, group);
-  }
-  return groups;
-}
-
-/** Whether the members can all run at the place of the last one. */
-function joinable(uses: Uses, members: readonly Node[]): boolean {
-  const last = members[members.length - 1].id;
-  const inside = new Set(members);
-  let operands = 0;
-  const external = new Set<Tensor>();
-  for (const member of members) {
-    let leaves = uses.isOutput(member.outputs[0]);
-    for (const use of uses.of(member.outputs[0])) {
-      if (use.direct && inside.has(use.node)) continue;
-      if (use.node.id <= last) return false;
-      leaves = true;
-    }
-    if (leaves) operands++;
-    if (!uses.movable(member, last)) return false;
-    for (const input of member.inputs) if (!inside.has(plain(input).node)) external.add(input);
-  }
-  return operands + external.size <= MAX_OPERANDS;
-}
-
 /** The expression that computes `results` from memory, over `shape`. `product`, if given, is its input 0. */
 function express(
-  members: readonly Node[],
+  group: Group | null,
   shape: readonly number[],
   results: readonly Tensor[],
   product?: Tensor,
 ): { expression: Expression; inputs: readonly Tensor[]; parts: readonly string[] } {
-  const inside = new Set(members);
+  const members = group?.members ?? [];
+  const inside = new Set([...members, ...(group?.repeated ?? [])]);
   const inputs: Tensor[] = [];
   const types: TensorType[] = product === undefined ? [] : [{ dtype: product.dtype, shape }];
   const position = new Map<Tensor, number>();
@@ -335,7 +278,7 @@ function placeAssignments(uses: Uses, steps: Step[], enabled: boolean): Map<Tens
       continue;
     }
     effective.set(node, node.id);
-    const copy = pointwise(node.id, express([], node.outputs[0].shape, [plain(value)]), node.outputs);
+    const copy = pointwise(node.id, express(null, node.outputs[0].shape, [plain(value)]), node.outputs);
     steps.push(copy);
     for (const read of copy.inputs.map(memoryOf)) readers.set(read, [...(readers.get(read) ?? []), copy]);
   }
