@@ -17,10 +17,10 @@ import { transpose } from '../kernels/transpose.ts';
 import { ceilDiv } from '../tile/builder.ts';
 import type { Kernel } from '../tile/ir.ts';
 import { elementCount } from '../tile/ir.ts';
-import type { Tensor } from './graph.ts';
 import { padKernel, scatterKernel } from './movement.ts';
 import { reductionKernel } from './pointwise.ts';
 import type { Attributes, Node, Primitive } from './primitives.ts';
+import type { Tensor } from './tensor.ts';
 import type { TensorType } from './types.ts';
 
 /** Memory that one step needs for itself. */

@@ -5,13 +5,13 @@
 
 import { fitsEpilogue } from './epilogue.ts';
 import type { Expression, ExpressionStep } from './expression.ts';
-import type { Tensor } from './graph.ts';
-import { leafOf, memoryOf } from './graph.ts';
 import type { Group } from './groups.ts';
 import { Groups, lastOf } from './groups.ts';
 import { reducible } from './pointwise.ts';
 import type { Node } from './primitives.ts';
 import { is, isLeaf, written } from './primitives.ts';
+import type { Tensor } from './tensor.ts';
+import { leafOf, memoryOf } from './tensor.ts';
 import type { TensorType } from './types.ts';
 import { sameShape } from './types.ts';
 import { isInlined, isPointwise, isView, plain, Uses } from './uses.ts';

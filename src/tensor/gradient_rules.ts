@@ -3,8 +3,9 @@
  * the results (null: zero) and returns those of the inputs (null: none).
  */
 import type { BinaryFn, MapFn, TernaryFn, UnaryFn } from '../tile/ir.ts';
-import type { Graph, Tensor } from './graph.ts';
+import type { Graph } from './graph.ts';
 import type { Node, Primitive } from './primitives.ts';
+import type { Tensor } from './tensor.ts';
 import { GraphError } from './types.ts';
 
 export type GradientRule<P extends Primitive> = (

@@ -2,8 +2,9 @@
 
 import type { GradientRule } from './gradient_rules.ts';
 import { GRADIENTS } from './gradient_rules.ts';
-import type { Graph, Tensor } from './graph.ts';
+import type { Graph } from './graph.ts';
 import type { Node, Primitive } from './primitives.ts';
+import type { Tensor } from './tensor.ts';
 import { GraphError, typeText } from './types.ts';
 
 /**

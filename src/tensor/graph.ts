@@ -9,34 +9,18 @@ import type { DType } from '../numerics/dtype.ts';
 import { broadcastShapes } from '../tile/builder.ts';
 import type { Kernel, MapFn, ReduceFn } from '../tile/ir.ts';
 import { elementCount, MAP_ARITY } from '../tile/ir.ts';
+import { adamwStep } from './adamw.ts';
+import { identity } from './identity.ts';
 import { inferTypes } from './infer.ts';
 import type { AttentionShape, Attributes, CustomGradient, Node, Primitive } from './primitives.ts';
 import { is, isLeaf, written } from './primitives.ts';
 import { simplify } from './simplify.ts';
+import { describe, leafOf, memoryOf, Tensor } from './tensor.ts';
 import type { TensorType } from './types.ts';
 import { GraphError, resolveAxis, sameShape, typeText } from './types.ts';
 
-/** A value of a graph. Belongs to the graph that made it. */
-export class Tensor {
-  readonly graph: Graph;
-  /** Unique within the graph. */
-  readonly id: number;
-  readonly node: Node;
-  readonly type: TensorType;
-
-  constructor(graph: Graph, id: number, node: Node, type: TensorType) {
-    this.graph = graph;
-    this.id = id;
-    this.node = node;
-    this.type = type;
-  }
-  get shape(): readonly number[] {
-    return this.type.shape;
-  }
-  get dtype(): DType {
-    return this.type.dtype;
-  }
-}
+export { type AdamWHyper, adamwHyper } from './adamw.ts';
+export { leafOf, memoryOf, Tensor } from './tensor.ts';
 
 /** A tensor, or a number that takes the other operand's element type. */
 export type Value = Tensor | number;
@@ -49,31 +33,6 @@ export interface SequencePlace {
   readonly start?: Tensor;
   /** How many of the sequence's rows count; the rest is padding. */
   readonly lengths?: Tensor;
-}
-
-/** Order of the values in the tensor that `adamw` reads its settings from; all f32. */
-export interface AdamWHyper {
-  readonly learningRate: number;
-  readonly beta1: number;
-  readonly beta2: number;
-  readonly eps: number;
-  readonly weightDecay: number;
-  /** Number of this update, from 1: corrects the bias of the moments. */
-  readonly step: number;
-}
-
-/** The contents of `adamw`'s `hyper` tensor (f32 [7]); bias corrections are computed here in float64. */
-export function adamwHyper(hyper: AdamWHyper): Float32Array<ArrayBuffer> {
-  const { learningRate, beta1, beta2, eps, weightDecay, step } = hyper;
-  return Float32Array.of(
-    learningRate,
-    beta1,
-    beta2,
-    eps,
-    weightDecay,
-    1 / (1 - beta1 ** step),
-    1 / (1 - beta2 ** step),
-  );
 }
 
 export class Graph {
@@ -438,20 +397,7 @@ export class Graph {
     hyper: Tensor,
     options: { decay?: boolean } = {},
   ): { parameter: Tensor; m: Tensor; v: Tensor } {
-    const at = (index: number) => this.slice(hyper, index, index + 1);
-    const [lr, beta1, beta2, eps, decay, correction1, correction2] = [0, 1, 2, 3, 4, 5, 6].map(at);
-    const p = this.cast(parameter, 'f32');
-    const g = this.cast(gradient, 'f32');
-    const nextM = this.add(this.mul(m, beta1), this.mul(g, this.sub(1, beta1)));
-    const nextV = this.add(this.mul(v, beta2), this.mul(this.mul(g, g), this.sub(1, beta2)));
-    const denominator = this.add(this.sqrt(this.mul(nextV, correction2)), eps);
-    const kept = (options.decay ?? true) ? this.sub(p, this.mul(p, this.mul(lr, decay))) : p;
-    const next = this.sub(kept, this.div(this.mul(lr, this.mul(nextM, correction1)), denominator));
-    return {
-      m: this.assign(m, nextM),
-      v: this.assign(v, nextV),
-      parameter: this.assign(parameter, this.cast(next, parameter.dtype)),
-    };
+    return adamwStep(this, { parameter, gradient, m, v, hyper, decay: options.decay ?? true });
   }
   /**
    * A user's kernel. `inputs` fill its 'read' and 'readwrite' views in order. Results: the new versions of what
@@ -464,58 +410,4 @@ export class Graph {
   ): readonly Tensor[] {
     return this.apply('custom', { kernel, gradient: options.gradient ?? null }, inputs);
   }
-}
-
-/** The tensor that owns the memory of a view into it (reshape, slice, stopGradient). */
-export function memoryOf(tensor: Tensor): Tensor {
-  const { node } = tensor;
-  return is(node, 'reshape') || is(node, 'slice') || is(node, 'stopGradient')
-    ? memoryOf(node.inputs[0])
-    : tensor;
-}
-
-/** The leaf whose memory this tensor is, through views and in-place updates; null for a computed value. */
-export function leafOf(tensor: Tensor): Tensor | null {
-  const root = memoryOf(tensor);
-  if (isLeaf(root.node)) return root;
-  const position = root.node.outputs.indexOf(root);
-  const target = written(root.node)[position];
-  return target === undefined ? null : leafOf(root.node.inputs[target]);
-}
-
-function describe(tensor: Tensor): string {
-  const leaf = leafOf(tensor);
-  return leaf !== null && 'name' in leaf.node.attributes
-    ? `${leaf.node.primitive} '${leaf.node.attributes.name}'`
-    : `the result of '${tensor.node.primitive}'`;
-}
-
-/** Two nodes of the same key compute the same values; null for leaves and nodes with effects or functions inside. */
-function identity(
-  primitive: Primitive,
-  attributes: Attributes[Primitive],
-  inputs: readonly Tensor[],
-): string | null {
-  switch (primitive) {
-    case 'input':
-    case 'parameter':
-    case 'state':
-    case 'literal':
-    case 'assign':
-    case 'scatterRows':
-    case 'cacheWrite':
-    case 'custom':
-      return null;
-    default:
-      return `${primitive} ${inputs.map((input) => input.id).join(' ')} ${attributesText(attributes)}`;
-  }
-}
-
-function attributesText(attributes: Attributes[Primitive]): string {
-  return JSON.stringify(attributes, (_, value) => (typeof value === 'number' ? numberText(value) : value));
-}
-
-/** JSON has no -0, NaN and infinities. */
-function numberText(value: number): number | string {
-  return Number.isFinite(value) && !Object.is(value, -0) ? value : Object.is(value, -0) ? '-0' : `${value}`;
 }

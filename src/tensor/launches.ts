@@ -10,10 +10,10 @@ import { epilogueKind } from './epilogue.ts';
 import type { Expression } from './expression.ts';
 import { evaluate, expressionKey } from './expression.ts';
 import type { Step } from './fuse.ts';
-import type { Tensor } from './graph.ts';
 import { pointwiseKernel, reductionKernel } from './pointwise.ts';
 import type { Node, Primitive } from './primitives.ts';
 import { is } from './primitives.ts';
+import type { Tensor } from './tensor.ts';
 
 /** A readable, unique name: the functions inside and a hash of the whole. */
 function nameOf(parts: readonly string[], expression: Expression): string {

@@ -5,10 +5,10 @@ import type { KernelCall } from './emit.ts';
 import { Scratch } from './emit.ts';
 import type { Fused, Step } from './fuse.ts';
 import { readsElementwise } from './fuse.ts';
-import type { Tensor } from './graph.ts';
-import { leafOf, memoryOf } from './graph.ts';
 import { align, placeBlocks } from './memory.ts';
 import { is } from './primitives.ts';
+import type { Tensor } from './tensor.ts';
+import { leafOf, memoryOf } from './tensor.ts';
 import { typeBytes } from './types.ts';
 
 export type Region =

@@ -4,7 +4,8 @@
  */
 import type { DType } from '../numerics/dtype.ts';
 import type { Kernel, MapFn, ReduceFn } from '../tile/ir.ts';
-import type { Graph, Tensor } from './graph.ts';
+import type { Graph } from './graph.ts';
+import type { Tensor } from './tensor.ts';
 import type { TensorType } from './types.ts';
 
 /** Geometry of an attention over sequences; see `Graph.attention`. */

@@ -1,9 +1,10 @@
 /** What need not be recorded: no-ops, views of views, and arithmetic on constants. */
 import { convert } from '../tile/interpret.ts';
 import type { BinaryFn, MapFn, UnaryFn } from '../tile/ir.ts';
-import type { Graph, Tensor } from './graph.ts';
+import type { Graph } from './graph.ts';
 import type { Attributes, Primitive } from './primitives.ts';
 import { is } from './primitives.ts';
+import type { Tensor } from './tensor.ts';
 import type { TensorType } from './types.ts';
 import { sameType } from './types.ts';
 

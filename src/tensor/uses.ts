@@ -1,8 +1,9 @@
 /** Who uses which tensor, once views and inlined nodes are looked through. */
-import type { Tensor } from './graph.ts';
-import { leafOf, memoryOf } from './graph.ts';
+
 import type { Node } from './primitives.ts';
 import { is, written } from './primitives.ts';
+import type { Tensor } from './tensor.ts';
+import { leafOf, memoryOf } from './tensor.ts';
 
 /** A use of a tensor by a node that becomes (part of) a kernel. */
 export interface Use {
