@@ -7,16 +7,9 @@ import { compile, Graph, gradients, ParameterStore } from '../../src/tensor/inde
 import { is } from '../../src/tensor/primitives.ts';
 import { elementCount } from '../../src/tile/ir.ts';
 import { CASES, type Case } from './cases.ts';
+import { random } from './random.ts';
+import { randomGraph } from './random_graph.ts';
 import { evaluateGraph, type Feeds, type Values } from './reference.ts';
-
-/** Reproducible values between 0 and 1. */
-export function random(seed: number): () => number {
-  let state = seed * 2654435761 + 12345;
-  return () => {
-    state = (Math.imul(state ^ (state >>> 15), 2246822519) + 3266489917) | 0;
-    return ((state ^ (state >>> 13)) >>> 0) / 2 ** 32;
-  };
-}
 
 /** Float32 values for every leaf of the graph. */
 export function feedsFor(graph: Graph, { low = -1, high = 1, inputs = {} }: Partial<Case>, seed = 1): Feeds {
@@ -33,7 +26,7 @@ export function feedsFor(graph: Graph, { low = -1, high = 1, inputs = {} }: Part
   return feeds;
 }
 
-/** Compiles, runs once and reads everything back. */
+/** Compiles, runs once and reads everything back: outputs by name, states as 'state NAME'. */
 export async function runGraph(
   device: Device,
   graph: Graph,
@@ -63,6 +56,9 @@ export async function runGraph(
   await program.run();
   const results = new Map<string, HostArray>();
   for (const name of Object.keys(outputs)) results.set(name, await program.read(name));
+  for (const node of graph.nodes)
+    if (is(node, 'state'))
+      results.set(`state ${node.attributes.name}`, await store.read(node.attributes.name));
   return results;
 }
 
@@ -100,6 +96,33 @@ export function programSuite(name: string, open: () => Promise<Device>): void {
       await device.close();
     });
 
+    it('random graphs give the reference values, fused and not, whatever the arena held before', async () => {
+      for (let seed = 0; seed < 60; seed++) {
+        const { g, outputs } = randomGraph(seed);
+        const feeds = feedsFor(g, {}, seed);
+        const after = new Map(feeds);
+        const wanted = evaluateGraph(g, after, Object.values(outputs));
+        for (const fuse of [true, false]) {
+          const found = await runGraph(device, g, feeds, outputs, { fuse, poison: true });
+          Object.keys(outputs).forEach((output, index) => {
+            close(
+              found.get(output) as HostArray,
+              wanted[index],
+              1e-4,
+              `seed ${seed}, fuse ${fuse}, ${output}`,
+            );
+          });
+          for (const state of ['s', 't'])
+            if (found.has(`state ${state}`))
+              close(
+                found.get(`state ${state}`) as HostArray,
+                after.get(state) as Values,
+                1e-4,
+                `seed ${seed}, ${state}`,
+              );
+        }
+      }
+    });
     for (const test of CASES) {
       it(`${test.name}: values`, async () => {
         const g = new Graph();
