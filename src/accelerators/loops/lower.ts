@@ -1,0 +1,1 @@
+export { lower, unsupported } from './plain/lower.ts';
