@@ -79,7 +79,7 @@ function describe(native: Native, isa: Isa, threads: number): DeviceInfo {
   const { brand, features } = processor(native);
   return {
     name: 'cpu',
-    description: `${brand || 'x86-64'}, ${isas[isa].label}, ${threads} ${threads === 1 ? 'thread' : 'threads'}`,
+    description: `${brand || 'x86-64'}, ${isas[isa].label}`,
     features: [isa, ...[...features].filter((name) => name !== isa)],
     threads,
     memory: availableMemory(),

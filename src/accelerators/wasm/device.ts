@@ -91,17 +91,8 @@ export class WasmDevice implements Device {
     }
     const spins = threads <= availableThreads() ? SPINS : 0;
     const runtime = await WasmRuntime.open({ threads, shared, spins });
-    const details = [
-      shared ? `${threads} thread${threads === 1 ? '' : 's'}` : '1 thread, memory not shared',
-      ...(fma ? ['fused multiply-add'] : []),
-    ];
-    const info: DeviceInfo = {
-      name: 'wasm',
-      description: `WebAssembly SIMD, ${details.join(', ')}`,
-      features: available.filter((feature) => feature === 'simd' || features.includes(feature)),
-      threads,
-      memory: runtime.memoryBytes,
-    };
+    const kept = available.filter((feature) => feature === 'simd' || features.includes(feature));
+    const info = describeDevice(kept, threads, runtime.memoryBytes);
     return new WasmDevice(runtime, info, fma);
   }
 
@@ -207,6 +198,18 @@ function availableFeatures(): readonly WasmFeature[] {
   ];
 }
 
+/** Bytes a 32-bit memory can grow to; what an engine grants may be less. */
+const ADDRESS_SPACE = 2 ** 32;
+
+function describeDevice(features: readonly WasmFeature[], threads: number, memory: number): DeviceInfo {
+  const details = [
+    'WebAssembly SIMD',
+    ...(features.includes('threads') ? [] : ['memory not shared']),
+    ...(features.includes('fma') ? ['fused multiply-add'] : []),
+  ];
+  return { name: 'wasm', description: details.join(', '), features, threads, memory };
+}
+
 export const wasmFactory: DeviceFactory = {
   name: 'wasm',
   async probe() {
@@ -214,7 +217,14 @@ export const wasmFactory: DeviceFactory = {
       const reason = 'this JavaScript engine has no WebAssembly SIMD';
       return { name: 'wasm', available: false, reason };
     }
-    return { name: 'wasm', available: true, reason: '' };
+    const features = availableFeatures();
+    const threads = features.includes('threads') ? availableThreads() : 1;
+    return {
+      name: 'wasm',
+      available: true,
+      reason: '',
+      info: describeDevice(features, threads, ADDRESS_SPACE),
+    };
   },
   open: (options) => WasmDevice.open(options),
 };
