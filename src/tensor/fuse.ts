@@ -61,8 +61,7 @@ export function fuse(nodes: readonly Node[], outputs: readonly Tensor[], enabled
         only[0] === x &&
         !uses.isOutput(x) &&
         uses.of(x).every((use) => use.node === node && use.direct);
-      if (!alone || ![...group.members, ...group.repeated].every((member) => uses.movable(member, node.id)))
-        continue;
+      if (!alone || !group.members.every((member) => uses.movable(member, node.id))) continue;
       const built = express(group, group.shape, [x]);
       if (!reducible(built.expression, node.attributes.axis)) continue;
       taken.add(group);
@@ -266,7 +265,6 @@ function placeAssignments(uses: Uses, steps: Step[], enabled: boolean): Map<Tens
           reader.position < producer.position ||
           (reader === producer && readsElementwise(producer, [state, versions.get(state)], root)),
       ) &&
-      !readsOtherMemory(producer, leaf, [state, versions.get(state)]) &&
       uses.writers(leaf).every((writer) => {
         if (writer.id < node.id) return (effective.get(writer) as number) < producer.position;
         return writer === node || (readers.get(root) ?? []).every((reader) => reader.position < writer.id);
@@ -303,12 +301,5 @@ export function readsElementwise(
   return (
     !step.operands.some(concerns) &&
     step.inputs.every((input) => !concerns(input) || sameShape(input.shape, result.shape))
-  );
-}
-
-/** Whether the step reads another version of the leaf's memory than these. */
-function readsOtherMemory(step: Step, leaf: Tensor, versions: readonly (Tensor | undefined)[]): boolean {
-  return [...step.operands, ...step.inputs].some(
-    (tensor) => leafOf(tensor) === leaf && !versions.includes(memoryOf(tensor)),
   );
 }

@@ -99,8 +99,8 @@ export class Groups {
       if (source === undefined || source === group || !sameShape(tensor.shape, group.shape)) continue;
       const again = new Set<Node>();
       const enough = this.#collect(tensor, source, read, again);
-      if (enough && [...again].every((node) => this.#uses.movable(node, lastOf(group))))
-        for (const node of again) group.repeated.add(node);
+      // What they read is still there, since the group reads it too.
+      if (enough) for (const node of again) group.repeated.add(node);
     }
   }
   /** Adds what computes `tensor` from `read` to `again`; false when something else is needed, or too much. */

@@ -320,11 +320,15 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   },
 };
 
-/** Values of `outputs`, after evaluating every node of the graph in order. */
-export function evaluateGraph(graph: Graph, feeds: Feeds, outputs: readonly Tensor[]): Values[] {
+/** Values of `outputs`, after evaluating the first `count` nodes (those up to the last output) in order. */
+export function evaluateGraph(
+  graph: Graph,
+  feeds: Feeds,
+  outputs: readonly Tensor[],
+  count = Math.max(...outputs.map((output) => output.node.id)) + 1,
+): Values[] {
   const values = new Map<Tensor, Values>();
-  const last = Math.max(...outputs.map((output) => output.node.id));
-  for (const node of graph.nodes.slice(0, last + 1)) {
+  for (const node of graph.nodes.slice(0, count)) {
     const inputs = node.inputs.map((input) => values.get(input) as Values);
     const results = (RULES[node.primitive] as Rule<Primitive>)(node as Node<Primitive>, inputs, feeds);
     node.outputs.forEach((output, index) => {
