@@ -48,3 +48,9 @@ export async function openDevice(
   }
   return (await factories[name]()).open(options);
 }
+
+/** The first available accelerator other than `name` that a person would choose, or `name` itself where there is none. */
+export async function anotherDevice(name: string): Promise<string> {
+  const others = (await listDevices()).filter((device) => device.available && device.name !== name);
+  return others.find((device) => device.name !== 'interpreter')?.name ?? name;
+}

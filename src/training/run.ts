@@ -3,7 +3,7 @@
  * step is in the saved state, so a run that was killed continues bit for bit. Needs Node.
  */
 import type { Device } from '../accelerators/device.ts';
-import { listDevices, openDevice } from '../accelerators/registry.ts';
+import { anotherDevice, openDevice } from '../accelerators/registry.ts';
 import { writeModel } from '../checkpoint/model.ts';
 import type { Tokenizer } from '../checkpoint/tokenizer.ts';
 import { saveTokenizer } from '../checkpoint/tokenizer-files.ts';
@@ -330,7 +330,12 @@ export class TrainingRun {
     await saveTokenizer(folder.path, tokenizer);
     await folder.write(
       'task.json',
-      json({ name: task.name, source: progress.task, description: task.description, example: this.#problems[0]?.prompt }),
+      json({
+        name: task.name,
+        source: progress.task,
+        description: task.description,
+        example: this.#problems[0]?.prompt,
+      }),
     );
     await writeModel(folder.path, { config, weights });
     await folder.write('summary.json', json(summary));
@@ -393,11 +398,3 @@ function definedOnly<T extends object>(value: T): Partial<T> {
 
 /** Rows are padded to a multiple of 8 tokens, so that few programs are compiled. */
 const roundLength = (length: number) => Math.ceil(length / 8) * 8;
-
-/** An available accelerator other than `name`, or `name` itself where there is no other. */
-async function anotherDevice(name: string): Promise<string> {
-  const others = (await listDevices()).filter(
-    (probe) => probe.available && probe.name !== name && probe.name !== 'interpreter',
-  );
-  return others[0]?.name ?? name;
-}
