@@ -129,6 +129,12 @@ interface LiveState {
   parity: ParityReport | null;
 }
 
+/** The line that stays of a phase when it is complete. */
+function completed(state: LiveState): string {
+  const seconds = (performance.now() - state.started) / 1000;
+  return `${pc.green('✓')} ${PHASE_TITLE[state.phase]} in ${duration(seconds)}   ${highlights(state.phase, state.metrics)}`;
+}
+
 /** A block at the bottom of the terminal that is drawn anew several times a second, announcements above it. */
 export function liveDisplay(stream: NodeJS.WriteStream): Display {
   const update = createLogUpdate(stream, { showCursor: true });
@@ -190,6 +196,7 @@ export function liveDisplay(stream: NodeJS.WriteStream): Display {
       const now = performance.now();
       if (now - drawn < 80 && event.type === 'step' && event.step < event.steps) return;
       drawn = now;
+      if (event.type === 'step' && event.step === event.steps) return announce(completed(live));
       draw(live);
     },
     stop() {
