@@ -1,8 +1,19 @@
 /** `tandem devices`: what this machine offers, and what is absent and why. */
 import type { Command } from 'commander';
 import pc from 'picocolors';
+import type { DeviceProbe } from '../accelerators/device.ts';
 import { listDevices } from '../accelerators/registry.ts';
 import { count } from './text.ts';
+
+/** An accelerator for people: what it is, or why it is absent. */
+export function deviceLines({ name, available, reason, info }: DeviceProbe): string[] {
+  if (!available || info === undefined) return [`${pc.dim('✗')} ${name.padEnd(12)} ${pc.dim(reason)}`];
+  const threads = `${info.threads} thread${info.threads === 1 ? '' : 's'}`;
+  const line = `${pc.green('✓')} ${name.padEnd(12)} ${info.description}, ${threads}, ${count(info.memory / 2 ** 30)} GiB`;
+  return info.features.length === 0
+    ? [line]
+    : [line, `  ${''.padEnd(12)} ${pc.dim(info.features.join(' '))}`];
+}
 
 export function addDevices(program: Command): void {
   program
@@ -27,16 +38,6 @@ export function addDevices(program: Command): void {
         console.log(JSON.stringify(rows, null, 2));
         return;
       }
-      for (const { name, available, reason, info } of probes) {
-        if (!available || info === undefined)
-          console.log(`${pc.dim('✗')} ${name.padEnd(12)} ${pc.dim(reason)}`);
-        else {
-          const memory = `${count(info.memory / 2 ** 30)} GiB`;
-          console.log(
-            `${pc.green('✓')} ${name.padEnd(12)} ${info.description}, ${info.threads} thread${info.threads === 1 ? '' : 's'}, ${memory}`,
-          );
-          console.log(`  ${''.padEnd(12)} ${pc.dim(info.features.join(' '))}`);
-        }
-      }
+      for (const line of probes.flatMap(deviceLines)) console.log(line);
     });
 }

@@ -9,6 +9,7 @@ import type {
   RunEvent,
   SampleTrace,
 } from '../training/events.ts';
+import { deviceLines } from './devices.ts';
 import { clip, count, duration, percent, progressBar, short, sparkline } from './text.ts';
 
 const PHASE_TITLE: { readonly [P in PhaseName]: string } = {
@@ -55,7 +56,10 @@ function traceLine({ prompt, completion, reward }: SampleTrace): string {
 function announcement(event: RunEvent): string | null {
   switch (event.type) {
     case 'devices':
-      return `Learner ${event.learner}, rollouts ${event.rollout}, parity checked against ${event.parity}`;
+      return [
+        ...event.found.flatMap(deviceLines),
+        `Learner ${event.learner}, rollouts ${event.rollout}; the finished model is handed to ${event.parity}`,
+      ].join('\n');
     case 'model':
       return `Task ${event.task}: Qwen3 model of ${count(event.parameters)} parameters (${event.layers} layers of ${event.hidden}), ${event.vocabulary} tokens`;
     case 'phase':

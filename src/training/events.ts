@@ -3,6 +3,8 @@
  * are TRL's and verl's where they have the metric.
  */
 
+import type { DeviceProbe } from '../accelerators/device.ts';
+
 export type PhaseName = 'cold_start' | 'reinforcement';
 
 /** One step's metrics; the keys are listed in `METRICS`. */
@@ -89,7 +91,14 @@ export interface NamedTrace {
 }
 
 export type RunEvent =
-  | { readonly type: 'devices'; readonly learner: string; readonly rollout: string; readonly parity: string }
+  | {
+      readonly type: 'devices';
+      readonly found: readonly DeviceProbe[];
+      readonly learner: string;
+      readonly rollout: string;
+      /** Where the finished model is handed to. */
+      readonly parity: string;
+    }
   | {
       readonly type: 'model';
       readonly task: string;

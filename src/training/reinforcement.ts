@@ -29,7 +29,8 @@ export interface Reinforcement {
 export interface ReinforcementStep {
   readonly metrics: Metrics;
   readonly parity: ParityReport;
-  readonly trace: SampleTrace;
+  /** `log_completions` of them; a different prompt's every step. */
+  readonly traces: readonly SampleTrace[];
   /** Tokens generated, and the time that took with its rewards. */
   readonly sampled: { readonly tokens: number; readonly seconds: number };
   /** Tokens learned from, prompts included. */
@@ -221,7 +222,9 @@ export async function reinforcementStep(run: Reinforcement, step: number): Promi
       'perf/learn_tokens_per_second': placed / ((learned - sampled) / 1000),
     },
     parity: parity!,
-    trace: trace(judged[step % judged.length]),
+    traces: Array.from({ length: Math.min(options.log_completions, judged.length) }, (_, i) =>
+      trace(judged[(step + i * options.num_generations) % judged.length]),
+    ),
     sampled: { tokens: generated, seconds: (sampled - started) / 1000 },
     learned: { tokens: placed, seconds: (learned - sampled) / 1000 },
   };

@@ -3,7 +3,7 @@
  * step is in the saved state, so a run that was killed continues bit for bit. Needs Node.
  */
 import type { Device } from '../accelerators/device.ts';
-import { anotherDevice, openDevice } from '../accelerators/registry.ts';
+import { anotherDevice, listDevices, openDevice } from '../accelerators/registry.ts';
 import { writeModel } from '../checkpoint/model.ts';
 import type { Tokenizer } from '../checkpoint/tokenizer.ts';
 import { saveTokenizer } from '../checkpoint/tokenizer-files.ts';
@@ -60,7 +60,7 @@ const PARITY_COMPLETIONS = 64;
 interface StepResult {
   readonly metrics: Metrics;
   readonly parity?: ParityReport;
-  readonly trace?: SampleTrace;
+  readonly traces?: readonly SampleTrace[];
 }
 
 export interface RunParts {
@@ -120,7 +120,7 @@ export class TrainingRun {
     try {
       const rollout = run.rollout ?? run.device;
       const parity = run.parity_device ?? (await anotherDevice(run.device));
-      this.#emit({ type: 'devices', learner: run.device, rollout, parity });
+      this.#emit({ type: 'devices', found: await listDevices(), learner: run.device, rollout, parity });
       const { config, task } = this.#parts;
       this.#emit({
         type: 'model',
@@ -166,7 +166,7 @@ export class TrainingRun {
     this.#emit({ type: 'phase', phase, steps, firstStep: progress.step });
     while (progress.step < steps) {
       const started = performance.now();
-      const { metrics, parity, trace } = await (phase === 'cold_start'
+      const { metrics, parity, traces } = await (phase === 'cold_start'
         ? this.#likelihoodStep()
         : this.#policyStep());
       progress.step++;
@@ -182,8 +182,10 @@ export class TrainingRun {
         step: progress.step,
         ...full,
         ...(parity && { parity }),
+        ...(traces && { completions: traces }),
       });
       this.#emit({ type: 'step', phase, step: progress.step, steps, metrics: full });
+      const [trace] = traces ?? [];
       if (trace) this.#emit({ type: 'sample', phase, step: progress.step, trace });
       if (parity) this.#emit({ type: 'parity', step: progress.step, report: parity });
       if (this.#stopping) {
@@ -347,7 +349,7 @@ export class TrainingRun {
         summary,
         learner: progress.run.device,
         rollout: progress.run.rollout ?? progress.run.device,
-        steps: records.map(({ phase, step, parity: _, ...metrics }) => ({
+        steps: records.map(({ phase, step, parity: _parity, completions: _completions, ...metrics }) => ({
           phase,
           step,
           metrics: metrics as Metrics,

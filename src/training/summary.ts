@@ -1,5 +1,13 @@
 /** What a run comes down to: `summary.json`. */
-import type { Evaluation, EvaluationMode, Metrics, ParityReport, PhaseName, Summary } from './events.ts';
+import type {
+  Evaluation,
+  EvaluationMode,
+  Metrics,
+  ParityReport,
+  PhaseName,
+  SampleTrace,
+  Summary,
+} from './events.ts';
 import type { Progress } from './progress.ts';
 import type { Task } from './tasks/task.ts';
 
@@ -8,6 +16,7 @@ export type StepRecord = Metrics & {
   readonly phase: PhaseName;
   readonly step: number;
   readonly parity?: ParityReport;
+  readonly completions?: readonly SampleTrace[];
 };
 
 /** Every gate of the run in order, the final ones under the number of the last step. */
