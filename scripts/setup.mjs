@@ -15,7 +15,8 @@ function fail(message) {
 function run(command, args, what) {
   const result = spawnSync(command, args, { cwd: root, stdio: ['ignore', 'inherit', 'inherit'] });
   if (result.error) fail(`${what} failed: ${result.error.message}`);
-  if (result.status !== 0) fail(`${what} failed: '${command} ${args.join(' ')}' exited with ${result.status ?? result.signal}`);
+  if (result.status !== 0)
+    fail(`${what} failed: '${command} ${args.join(' ')}' exited with ${result.status ?? result.signal}`);
 }
 
 const modified = (path) => (existsSync(path) ? statSync(path).mtimeMs : 0);
@@ -31,7 +32,8 @@ function newest(folder) {
 
 export function checkNode() {
   const [major, minor] = process.versions.node.split('.').map(Number);
-  if (major < 20 || (major === 20 && minor < 19)) fail(`Tandem needs Node 20.19 or newer; this is ${process.version}.`);
+  if (major < 20 || (major === 20 && minor < 19))
+    fail(`Tandem needs Node 20.19 or newer; this is ${process.version}.`);
 }
 
 export function install() {
@@ -43,7 +45,12 @@ export function install() {
 
 export function build() {
   const built = modified(join(root, 'dist', 'cli', 'main.js'));
-  if (built > 0 && built >= newest(join(root, 'src')) && built >= modified(join(root, 'tsconfig.build.json'))) return;
+  if (built > 0 && built >= newest(join(root, 'src')) && built >= modified(join(root, 'tsconfig.build.json')))
+    return;
   console.log('Building …');
-  run(process.execPath, [join(root, 'node_modules', 'typescript', 'bin', 'tsc'), '-p', 'tsconfig.build.json'], 'the build');
+  run(
+    process.execPath,
+    [join(root, 'node_modules', 'typescript', 'bin', 'tsc'), '-p', 'tsconfig.build.json'],
+    'the build',
+  );
 }

@@ -6,9 +6,13 @@ import { build, checkNode, install, root } from './setup.mjs';
 checkNode();
 install();
 build();
-const child = spawn(process.execPath, [join(root, 'dist', 'cli', 'main.js'), 'start', ...process.argv.slice(2)], {
-  stdio: 'inherit',
-});
+const child = spawn(
+  process.execPath,
+  [join(root, 'dist', 'cli', 'main.js'), 'start', ...process.argv.slice(2)],
+  {
+    stdio: 'inherit',
+  },
+);
 // The terminal sends Ctrl-C to both; the child decides when it is done saving.
 process.on('SIGINT', () => {});
 process.on('SIGTERM', () => child.kill('SIGTERM'));

@@ -1,12 +1,12 @@
 /** The rollout role: holds a copy of the model on its accelerator, takes new weights, samples completions. */
 import type { Device } from '../accelerators/device.ts';
-import { Engine } from '../inference/engine.ts';
 import type { Generation, GenerationRequest, SamplingSettings } from '../inference/engine.ts';
+import { Engine } from '../inference/engine.ts';
+import { WeightStore } from '../inference/weights.ts';
 import type { Qwen3Config } from '../models/config.ts';
 import { weightSpecs } from '../models/qwen3.ts';
 import { Checksum } from '../numerics/checksum.ts';
 import type { ParameterStore } from '../tensor/store.ts';
-import { WeightStore } from '../inference/weights.ts';
 
 /** A completion as it was sampled. It carries its tokens, so that text is never tokenised again. */
 export interface Rollout extends Generation {
