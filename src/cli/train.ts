@@ -56,7 +56,7 @@ export function addTrain(program: Command): void {
       throw new UsageError(
         "say what to train: 'tandem train sft', 'tandem train grpo', or 'tandem train --resume <run>'",
       );
-    await finish(await resumeRun(parsed.resume, listener(parsed)), parsed);
+    await finish(await resumeRun(parsed.resume, { onEvent: listener(parsed) }), parsed);
   });
 
   const sft = train.command('sft').description("Supervised fine-tuning on the task's teacher");
@@ -98,12 +98,13 @@ async function begin(
   checkOptions(runOptions.partial(), givenOptions(runOptions, parsed));
   checkOptions(sftOptions, sft);
   checkOptions(grpoOptions, grpo);
+  checkOptions(modelOptions, givenOptions(modelOptions, parsed));
   const run = await newRun({
     task: parsed.task,
     model: parsed.model,
     phases,
     run: givenOptions(runOptions, parsed),
-    modelOptions: checkOptions(modelOptions, givenOptions(modelOptions, parsed)),
+    modelOptions: givenOptions(modelOptions, parsed),
     sft,
     grpo,
     onEvent: listener(parsed),

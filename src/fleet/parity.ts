@@ -1,5 +1,21 @@
 /** The parity gate: how far two accelerators that should hold the same model are apart. */
-import type { ParityReport } from '../training/events.ts';
+
+/** Difference between two accelerators that hold the same weights, on sampled tokens. */
+export interface ParityReport {
+  readonly learner: string;
+  readonly rollout: string;
+  /** Version of the weights: the optimizer steps behind them. */
+  readonly weightVersion: number;
+  /** Checksums of the weights on both sides; they must be equal. */
+  readonly checksum: { readonly learner: string; readonly rollout: string };
+  readonly tokens: number;
+  readonly maxAbs: number;
+  readonly meanAbs: number;
+  /** k3 estimate of KL(rollout || learner) a token. */
+  readonly kl: number;
+  readonly bound: number;
+  readonly passed: boolean;
+}
 
 /** The weights of two sides differ, or their log-probabilities are further apart than the run allows. */
 export class ParityError extends Error {

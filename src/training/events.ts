@@ -4,6 +4,9 @@
  */
 
 import type { DeviceProbe } from '../accelerators/device.ts';
+import type { ParityReport } from '../fleet/parity.ts';
+
+export type { ParityReport };
 
 export type PhaseName = 'cold_start' | 'reinforcement';
 
@@ -44,23 +47,6 @@ export const METRICS = {
   'sampling/importance_sampling_ratio/max': 'largest correction factor',
 } as const;
 export type MetricName = keyof typeof METRICS;
-
-/** Difference between two accelerators that hold the same weights, on sampled tokens. */
-export interface ParityReport {
-  readonly learner: string;
-  readonly rollout: string;
-  /** Version of the weights: the optimizer steps behind them. */
-  readonly weightVersion: number;
-  /** Checksums of the weights on both sides; they must be equal. */
-  readonly checksum: { readonly learner: string; readonly rollout: string };
-  readonly tokens: number;
-  readonly maxAbs: number;
-  readonly meanAbs: number;
-  /** k3 estimate of KL(rollout || learner) a token. */
-  readonly kl: number;
-  readonly bound: number;
-  readonly passed: boolean;
-}
 
 /** A completion as text, for people. */
 export interface SampleTrace {

@@ -10,13 +10,12 @@ import type { Qwen3Config } from '../models/config.ts';
 import { parseConfig } from '../models/config.ts';
 import type { PhaseName, RunEvent } from './events.ts';
 import { initialWeights, modelConfig } from './new-model.ts';
-import type { modelOptions } from './options.ts';
-import { grpoOptions, runOptions, sftOptions } from './options.ts';
+import { grpoOptions, modelOptions, runOptions, sftOptions } from './options.ts';
 import type { Progress } from './progress.ts';
 import { progressSchema } from './progress.ts';
 import { TrainingRun } from './run.ts';
 import { RunFolder } from './run-folder.ts';
-import { loadTask } from './tasks/load.ts';
+import { checkTask, loadTask } from './tasks/load.ts';
 import { taskTokenizer } from './tasks/problems.ts';
 import type { Task } from './tasks/task.ts';
 
@@ -26,21 +25,24 @@ export class RunError extends Error {
 }
 
 export interface NewRun {
-  /** Name or path of a task; may be left out where `model` was trained on a built-in one. */
-  readonly task?: string;
+  /**
+   * A task, or the name or path of one. Left out: what `model` was trained on, or without a model 'chain'. Only a name
+   * or path is found again by `tandem train --resume`.
+   */
+  readonly task?: string | Task;
   /** Folder of a model to start from; without it a new one is made. */
   readonly model?: string;
   readonly phases: readonly PhaseName[];
-  /** Options as given; the task's and then the general defaults fill the rest. */
-  readonly run?: Readonly<Record<string, unknown>>;
-  readonly modelOptions?: z.output<typeof modelOptions>;
-  readonly sft?: Readonly<Record<string, unknown>>;
-  readonly grpo?: Readonly<Record<string, unknown>>;
+  /** Options; the task's and then the general defaults fill the rest. */
+  readonly run?: Partial<z.input<typeof runOptions>>;
+  /** The shape of a new model. */
+  readonly modelOptions?: z.input<typeof modelOptions>;
+  readonly sft?: z.input<typeof sftOptions>;
+  readonly grpo?: z.input<typeof grpoOptions>;
+  /** Folder below which the run gets its own, named `run.name` or after the task; 'runs' when left out. */
+  readonly runs?: string;
   readonly onEvent?: (event: RunEvent) => void;
 }
-
-/** Where runs are put. */
-const RUNS = 'runs';
 
 async function taskOfModel(folder: string): Promise<string> {
   const path = join(folder, 'task.json');
@@ -52,28 +54,30 @@ async function taskOfModel(folder: string): Promise<string> {
   return source;
 }
 
-/** Creates the run's folder below runs/ and everything the run needs. Nothing is trained before `run()`. */
+/** Creates the run's folder and everything the run needs. Nothing is trained before `run()`. */
 export async function newRun(options: NewRun): Promise<TrainingRun> {
-  const source = options.task ?? (options.model === undefined ? 'chain' : await taskOfModel(options.model));
-  const task = await loadTask(source);
+  const wanted = options.task ?? (options.model === undefined ? 'chain' : await taskOfModel(options.model));
+  const task = typeof wanted === 'string' ? await loadTask(wanted) : await checkTask(wanted);
+  const runs = options.runs ?? 'runs';
   const defaults = task.defaults ?? {};
-  const sft = sftOptions.parse({ ...defaults.sft, ...options.sft });
-  const grpo = grpoOptions.parse({ ...defaults.grpo, ...options.grpo });
-  const shape = { ...defaults.model, ...definedOnly(options.modelOptions ?? {}) } as z.output<
-    typeof modelOptions
-  >;
-  const given = runOptions.partial({ name: true }).parse(options.run ?? {});
-  const name = given.name ?? (await freeName(task.name));
+  const sft = checked('sft', sftOptions, { ...defaults.sft, ...options.sft });
+  const grpo = checked('grpo', grpoOptions, { ...defaults.grpo, ...options.grpo });
+  const shape = checked('modelOptions', modelOptions, {
+    ...defaults.model,
+    ...definedOnly(options.modelOptions ?? {}),
+  });
+  const given = checked('run', runOptions.partial({ name: true }), options.run ?? {});
+  const name = given.name ?? (await freeName(runs, task.name));
 
   const start = options.model === undefined ? fresh(task, shape, given.seed) : await existing(options.model);
   const progress: Progress = {
     version: 1,
-    task: source,
+    task: typeof wanted === 'string' ? wanted : null,
     phases: [...options.phases],
     run: { ...given, name },
     sft,
     grpo,
-    dtype: shape.dtype ?? 'f32',
+    dtype: shape.dtype,
     config: start.config,
     phase: 0,
     step: 0,
@@ -85,7 +89,7 @@ export async function newRun(options: NewRun): Promise<TrainingRun> {
     evaluations: [],
     traces: [],
   };
-  const folder = await RunFolder.create(join(RUNS, name));
+  const folder = await RunFolder.create(join(runs, name));
   await saveTokenizer(folder.path, start.tokenizer);
   return new TrainingRun({
     folder,
@@ -97,6 +101,15 @@ export async function newRun(options: NewRun): Promise<TrainingRun> {
   });
 }
 
+/** The options with their defaults; RunError names each that is wrong. */
+function checked<T>(group: string, schema: z.ZodType<T>, given: unknown): T {
+  const result = schema.safeParse(given);
+  if (result.success) return result.data;
+  throw new RunError(
+    result.error.issues.map(({ path, message }) => `${[group, ...path].join('.')}: ${message}`).join('; '),
+  );
+}
+
 const none = () => ({ tokens: 0, seconds: 0 });
 
 function definedOnly<T extends object>(value: T): Partial<T> {
@@ -104,10 +117,10 @@ function definedOnly<T extends object>(value: T): Partial<T> {
 }
 
 /** The task's name, with a number where runs of that name exist. */
-async function freeName(base: string): Promise<string> {
+async function freeName(runs: string, base: string): Promise<string> {
   for (let number = 1; ; number++) {
     const name = number === 1 ? base : `${base}-${number}`;
-    if (!(await RunFolder.holdsRun(join(RUNS, name)))) return name;
+    if (!(await RunFolder.holdsRun(join(runs, name)))) return name;
   }
 }
 
@@ -134,11 +147,14 @@ async function existing(folder: string): Promise<Start> {
   return { config, weights, tokenizer };
 }
 
+export interface ResumeOptions {
+  /** The run's task, where it was begun with one itself and not with a name or path. */
+  readonly task?: Task;
+  readonly onEvent?: (event: RunEvent) => void;
+}
+
 /** Opens the run in `path` where its last saved state left it. */
-export async function resumeRun(
-  path: string,
-  onEvent: (event: RunEvent) => void = () => {},
-): Promise<TrainingRun> {
+export async function resumeRun(path: string, options: ResumeOptions = {}): Promise<TrainingRun> {
   const { folder, state } = await RunFolder.resume(path);
   const parsed = progressSchema.safeParse(state.progress);
   if (!parsed.success) {
@@ -153,7 +169,14 @@ export async function resumeRun(
       `${path}: the run is complete. To go on from its model: tandem train grpo --model ${path}`,
     );
   }
-  const task = await loadTask(progress.task);
+  const wanted = options.task ?? progress.task;
+  if (wanted === null) {
+    throw new RunError(
+      `${path}: the run was begun by a program with a task of its own, so only that program can continue it: ` +
+        'resumeRun(path, { task })',
+    );
+  }
+  const task = typeof wanted === 'string' ? await loadTask(wanted) : await checkTask(wanted);
   const tokenizer = await loadTokenizer(path);
   return new TrainingRun({
     folder,
@@ -162,6 +185,6 @@ export async function resumeRun(
     config: parseConfig(progress.config, `${path}: state`),
     progress,
     start: { state: state.tensors },
-    onEvent,
+    onEvent: options.onEvent ?? (() => {}),
   });
 }

@@ -7,8 +7,8 @@ const totals = z.object({ tokens: z.number(), seconds: z.number() });
 
 export const progressSchema = z.object({
   version: z.literal(1),
-  /** Name of a built-in task, or the path of the user's file. */
-  task: z.string(),
+  /** Name of a built-in task, or the path of the user's file; null where a program gave the task itself. */
+  task: z.string().nullable(),
   phases: z.array(z.enum(['cold_start', 'reinforcement'])),
   run: runOptions,
   sft: sftOptions,

@@ -100,6 +100,11 @@ export class TrainingRun {
     this.#maxCompletion = this.#progress.grpo.max_completion_length ?? DEFAULT_COMPLETION_LENGTH;
   }
 
+  /** Path of the run's folder: once the run is complete, that of its model. */
+  get folder(): string {
+    return this.#parts.folder.path;
+  }
+
   /** Asks the run to save its state after the present step and to end with RunInterrupted. */
   stop(): void {
     this.#stopping = true;
@@ -334,7 +339,7 @@ export class TrainingRun {
       'task.json',
       json({
         name: task.name,
-        source: progress.task,
+        source: progress.task ?? undefined,
         description: task.description,
         example: this.#problems[0]?.prompt,
       }),

@@ -55,7 +55,16 @@ export async function loadTask(nameOrPath: string, folder = process.cwd()): Prom
     );
   }
   const path = resolve(folder, nameOrPath);
-  const task = checkedTask(nameOrPath, await importDefault(nameOrPath, path));
+  return checkTask(await importDefault(nameOrPath, path), nameOrPath);
+}
+
+/**
+ * The value as a task, after a few of its problems have been made and judged.
+ * @param shown what messages call it where it has no name that could be trusted
+ * @throws TaskError that says what is wrong and where
+ */
+export async function checkTask(value: unknown, shown = 'the given task'): Promise<Task> {
+  const task = checkedTask(shown, value);
   await tryOut(task);
   return task;
 }
