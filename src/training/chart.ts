@@ -40,7 +40,7 @@ export function formatNumber(value: number): string {
   if (value === 0) return '0';
   if (size >= 1e6) return `${Number((value / 1e6).toPrecision(3))}M`;
   if (size >= 1e4) return `${Number((value / 1e3).toPrecision(3))}k`;
-  if (size < 1e-3) return value.toExponential(0);
+  if (size < 1e-3) return value.toExponential(1).replace('.0e', 'e');
   return String(Number(value.toPrecision(3)));
 }
 
@@ -113,7 +113,7 @@ export function lineChart(options: ChartOptions): string {
   const marks = (options.marks ?? []).map(
     ({ x, label }) =>
       `<line x1="${px(x).toFixed(1)}" x2="${px(x).toFixed(1)}" y1="${MARGIN.top}" y2="${HEIGHT - MARGIN.bottom}" class="mark"/>` +
-      `<text x="${(px(x) + 4).toFixed(1)}" y="${MARGIN.top + 9}" class="tick">${escapeHtml(label)}</text>`,
+      `<text x="${(px(x) + (px(x) > WIDTH / 2 ? -4 : 4)).toFixed(1)}" y="${MARGIN.top + 9}" class="tick${px(x) > WIDTH / 2 ? ' end' : ''}">${escapeHtml(label)}</text>`,
   );
   const lines = drawable.map(({ color, label, points }) => {
     const path = points.map(([x, y]) => `${px(x).toFixed(1)},${py(y).toFixed(1)}`).join(' ');

@@ -60,6 +60,8 @@ function table(head: readonly string[], rows: readonly (readonly string[])[]): s
 }
 
 function charts({ steps, parity, evaluations }: ReportData): string {
+  // The gates of the finished model have the number of the last step, too.
+  const ofRun = parity.filter(({ step }, i) => step !== parity[i - 1]?.step);
   const coldSteps = Math.max(
     0,
     ...steps.filter(({ phase }) => phase === 'cold_start').map(({ step }) => step),
@@ -72,7 +74,11 @@ function charts({ steps, parity, evaluations }: ReportData): string {
   const points = (metric: keyof Metrics, phase?: PhaseName) =>
     steps
       .filter((step) => (phase === undefined || step.phase === phase) && step.metrics[metric] !== undefined)
-      .map((step) => [position(step.phase, step.step), step.metrics[metric] as number] as const);
+      .map((step) => {
+        // A chart of one phase counts that phase's steps.
+        const x = phase === undefined ? position(step.phase, step.step) : step.step;
+        return [x, step.metrics[metric] as number] as const;
+      });
   const one = (
     title: string,
     metric: keyof Metrics,
@@ -102,13 +108,13 @@ function charts({ steps, parity, evaluations }: ReportData): string {
     }),
     lineChart({
       title: 'Parity of learner and rollouts',
-      unit: 'largest |Δ log p|; exact zeros are not drawn',
+      unit: 'largest |Δ log p|; 0 is not drawn',
       logarithmic: true,
       series: [
         {
           label: 'max |Δ log p|',
           color: COLORS[3],
-          points: parity.map(({ step, report }) => [step, report.maxAbs] as const),
+          points: ofRun.map(({ step, report }) => [step, report.maxAbs] as const),
         },
       ],
     }),
