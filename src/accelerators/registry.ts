@@ -28,16 +28,28 @@ export function listDevices(): Promise<DeviceProbe[]> {
   return Promise.all(deviceNames.map(probe));
 }
 
+/** Stands for the best accelerator of the machine. */
+export const AUTO = 'auto';
+
+/** The name that `auto` stands for here; any other name as it is. */
+export async function resolveDevice(name: string): Promise<string> {
+  if (name !== AUTO) return name;
+  const first = (await listDevices()).find((device) => device.available);
+  // The interpreter is always there.
+  return first?.name ?? 'interpreter';
+}
+
 /**
- * Opens an accelerator by name. Throws when there is none of that name, with the names that exist, or when it is
+ * Opens an accelerator by name, or `auto`. Throws when there is none of that name, with the names that exist, or when it is
  * not available here, with the reason and what is.
  */
 export async function openDevice(
-  name: string,
+  wanted: string,
   options?: Parameters<DeviceFactory['open']>[0],
 ): Promise<Device> {
+  const name = await resolveDevice(wanted);
   if (!isDeviceName(name)) {
-    throw new Error(`there is no device '${name}': use one of ${deviceNames.join(', ')}`);
+    throw new Error(`there is no device '${name}': use ${AUTO} or one of ${deviceNames.join(', ')}`);
   }
   const found = await probe(name);
   if (!found.available) {

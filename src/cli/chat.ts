@@ -33,7 +33,9 @@ export function addChat(program: Command): void {
     });
     if (terminal) {
       const example = model.example ? `, for example: ${model.example}` : '';
-      console.log(pc.dim(`${folder} on ${options.device}. Type a problem${example}. An empty line ends.`));
+      console.log(
+        pc.dim(`${folder} on ${model.device.info.name}. Type a problem${example}. An empty line ends.`),
+      );
       lines.prompt();
     }
     for await (const line of lines) {

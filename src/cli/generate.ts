@@ -18,7 +18,7 @@ export const samplingOptions = z.strictObject({
     .describe('Sample from the likeliest tokens with this total probability'),
   top_k: z.number().int().nonnegative().default(0).describe('Sample from the k likeliest tokens; 0: all'),
   seed: z.number().int().min(0).max(0xffffffff).default(0).describe('The same seed gives the same text'),
-  device: z.string().default('cpu').describe('Accelerator'),
+  device: z.string().default('auto').describe('Accelerator; auto: the best of this machine'),
   dtype: z.enum(['f32', 'bf16']).default('f32').describe('Storage type of weights'),
 });
 

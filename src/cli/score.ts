@@ -20,7 +20,7 @@ export function addScore(program: Command): void {
     .description('Print the log-probability of each token given those before it (the first has none)')
     .argument('<model>', "a model's folder: config.json and model.safetensors (no tokenizer is needed)")
     .requiredOption('--tokens <ids>', 'token ids, separated by commas')
-    .option('--device <name>', 'accelerator', 'cpu')
+    .option('--device <name>', 'accelerator; auto: the best of this machine', 'auto')
     .option('--dtype <type>', 'storage type of weights: f32 or bf16', 'f32')
     .option('--json', 'print {"logprobs": [null, …]}')
     .addHelpText('after', '\nExample:\n  $ tandem score runs/chain --tokens 1,8,14,20 --json')

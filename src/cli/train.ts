@@ -1,6 +1,6 @@
 /** `tandem start` and `tandem train`: whole runs and their parts. */
 import type { Command } from 'commander';
-import { anotherDevice } from '../accelerators/registry.ts';
+import { AUTO, anotherDevice, resolveDevice } from '../accelerators/registry.ts';
 import type { PhaseName, RunEvent } from '../training/events.ts';
 import { newRun, resumeRun } from '../training/open-run.ts';
 import { grpoOptions, modelOptions, runOptions, sftOptions } from '../training/options.ts';
@@ -36,7 +36,7 @@ export function addStart(program: Command): void {
   command.action(async (parsed: Record<string, unknown> & Common) => {
     const { device, rollout } = givenOptions(runOptions, parsed) as { device?: string; rollout?: string };
     // What sets Tandem apart is shown at once: learning here, sampling there.
-    const other = rollout ?? (await anotherDevice(device ?? 'cpu'));
+    const other = rollout ?? (await anotherDevice(await resolveDevice(device ?? AUTO)));
     await begin({ ...parsed, rollout: other }, ['cold_start', 'reinforcement'], {}, {});
   });
 }

@@ -1,7 +1,7 @@
 /** Opens a model's folder on an accelerator. Needs Node; in a browser, construct `LanguageModel` from bytes. */
 import { join } from 'node:path';
 import { z } from 'zod';
-import { openDevice } from '../accelerators/registry.ts';
+import { AUTO, openDevice } from '../accelerators/registry.ts';
 import { exists, readJsonFile } from '../checkpoint/files.ts';
 import { readModel } from '../checkpoint/model.ts';
 import { loadTokenizer } from '../checkpoint/tokenizer-files.ts';
@@ -9,7 +9,7 @@ import { LanguageModel } from './language-model.ts';
 import type { WeightType } from './weights.ts';
 
 export interface OpenOptions {
-  /** Name of an accelerator; 'cpu' when left out. */
+  /** Name of an accelerator; the best of the machine when left out. */
   readonly device?: string;
   readonly threads?: number;
   readonly dtype?: WeightType;
@@ -27,7 +27,7 @@ export async function openModel(folder: string, options: OpenOptions = {}): Prom
   const tokenizer = (await exists(join(folder, 'tokenizer.json'))) ? await loadTokenizer(folder) : null;
   const about = join(folder, 'task.json');
   const example = (await exists(about)) ? ((await readJsonFile(about, aboutSchema)).example ?? null) : null;
-  const device = await openDevice(options.device ?? 'cpu', { threads: options.threads });
+  const device = await openDevice(options.device ?? AUTO, { threads: options.threads });
   return new LanguageModel({
     device,
     config,

@@ -1,6 +1,7 @@
 /** Begins a run or opens an interrupted one. Needs Node. */
 import { join } from 'node:path';
 import { z } from 'zod';
+import { resolveDevice } from '../accelerators/registry.ts';
 import { exists, readJsonFile } from '../checkpoint/files.ts';
 import { readModel } from '../checkpoint/model.ts';
 import type { Tokenizer } from '../checkpoint/tokenizer.ts';
@@ -74,7 +75,7 @@ export async function newRun(options: NewRun): Promise<TrainingRun> {
     version: 1,
     task: typeof wanted === 'string' ? wanted : null,
     phases: [...options.phases],
-    run: { ...given, name },
+    run: { ...given, name, device: await resolveDevice(given.device) },
     sft,
     grpo,
     dtype: shape.dtype,

@@ -147,7 +147,7 @@ export const runOptions = z.strictObject({
     .max(0xffffffff)
     .default(0)
     .describe('Every random number of the run follows from it'),
-  device: z.string().default('cpu').describe('Accelerator of the learner'),
+  device: z.string().default('auto').describe('Accelerator of the learner; auto: the best of this machine'),
   rollout: z.string().optional().describe('Accelerator of the rollouts; default: the learner’s'),
   parity_device: z
     .string()
