@@ -56,7 +56,7 @@ export interface SampleTrace {
 }
 
 export interface Accuracy {
-  /** Share of held-out problems answered right. */
+  /** Share of held-out problems answered right: with a reward above 0.5. */
   readonly accuracy: number;
   readonly problems: number;
   readonly thinkFraction: number;

@@ -88,7 +88,8 @@ export interface Task<Data = unknown> {
    */
   problem(random: Random): Problem<Data>;
   /**
-   * Judges a completion; higher is better. Malformed completions get 0 without being shown to it.
+   * Judges a completion; higher is better. Malformed completions get 0 without being shown to it. An evaluation counts
+   * an answer as right when its reward (the sum, where there are parts) is above 0.5.
    */
   reward(judged: {
     readonly problem: Problem<Data>;
