@@ -62,7 +62,7 @@ export { RolloutWorker, weightsChecksum } from './fleet/rollout.ts';
 export type { Generation, GenerationRequest, SamplingSettings } from './inference/engine.ts';
 export type { SamplingDistribution } from './inference/sampling.ts';
 export type { Weights, WeightType } from './inference/weights.ts';
-export { initialWeights } from './training/new-model.ts';
+export { initialWeights, modelConfig } from './training/new-model.ts';
 export type { Sequence } from './training/batches.ts';
 export { fromTargets, layOut, onTargets } from './training/batches.ts';
 export { groupAdvantages, tokenWeights } from './training/advantages.ts';

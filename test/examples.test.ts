@@ -44,6 +44,15 @@ test(
   },
 );
 
+test('primitives: the sampler is what the learner learned, and the reward rises', async () => {
+  const names = ['cpu', 'wasm'].filter((name) => available.includes(name));
+  const output = await run('primitives.ts', ...(names.length === 2 ? names : ['interpreter', 'interpreter']));
+  const steps = [...output.matchAll(/reward ([\d.]+) of 6, parity (\S+)/gu)];
+  assert.equal(steps.length, 20, output);
+  assert.ok(Number(steps[19][1]) > 5 && Number(steps[0][1]) < 2, output);
+  for (const [, , parity] of steps) assert.ok(Number(parity) < 1e-4, output);
+});
+
 test('own-kernel: the kernel is right, and training with it agrees on two accelerators', async () => {
   const names = ['cpu', 'wasm'].filter((name) => available.includes(name));
   const output = await run('own-kernel.ts', ...(names.length === 2 ? names : ['interpreter', 'interpreter']));

@@ -12,8 +12,8 @@ import type { modelOptions } from './options.ts';
 /** Room for prompts and completions well beyond those of the tasks. */
 const MAX_POSITIONS = 1024;
 
-/** Sizes that learn the built-in tasks in minutes, where neither the user nor the task says otherwise. */
-export function modelConfig(tokenizer: Tokenizer, options: z.output<typeof modelOptions>): Qwen3Config {
+/** The configuration of a new model: sizes that learn the built-in tasks in minutes, where `options` do not say otherwise. */
+export function modelConfig(tokenizer: Tokenizer, options: z.input<typeof modelOptions> = {}): Qwen3Config {
   const hidden = options.hidden_size ?? 128;
   const heads = options.num_attention_heads ?? 4;
   const { bos, eos, pad } = tokenizer.ids;

@@ -1,0 +1,95 @@
+/** Runs begun and continued by a program, with a task of its own. */
+import assert from 'node:assert/strict';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, describe, test } from 'node:test';
+import type { NewRun } from '../../src/training/open-run.ts';
+import { newRun, RunError, resumeRun } from '../../src/training/open-run.ts';
+import { RunInterrupted } from '../../src/training/run.ts';
+import type { Task } from '../../src/training/tasks/task.ts';
+import { defineTask } from '../../src/training/tasks/task.ts';
+
+const letters = [...'abcdefgh'];
+const echo: Task = defineTask({
+  name: 'echo',
+  vocabulary: letters,
+  problem(random) {
+    const word = [1, 2, 3].map(() => random.pick(letters)).join(' ');
+    return { prompt: word, solution: { think: '', answer: word }, data: word };
+  },
+  reward: ({ problem, completion }) => (completion.answer === problem.data ? 1 : 0),
+});
+
+const runs = await mkdtemp(join(tmpdir(), 'tandem-runs-'));
+after(() => rm(runs, { recursive: true }));
+
+const tiny: NewRun = {
+  task: echo,
+  phases: ['cold_start'],
+  run: { device: 'interpreter', parity_device: 'interpreter', eval_problems: 2 },
+  modelOptions: {
+    hidden_size: 8,
+    num_hidden_layers: 1,
+    num_attention_heads: 1,
+    head_dim: 8,
+    intermediate_size: 8,
+  },
+  sft: { max_steps: 2, per_device_train_batch_size: 2, think_fraction: 0 },
+  grpo: { max_completion_length: 4 },
+  runs,
+};
+
+describe('runs of a task that a program has', () => {
+  test('end in a model in the folder, and can be continued only with the task', async () => {
+    const run = await newRun({
+      ...tiny,
+      onEvent: (event) => {
+        if (event.type === 'step' && event.step === 1) run.stop();
+      },
+    });
+    assert.equal(run.folder, join(runs, 'echo'));
+    await assert.rejects(run.run(), RunInterrupted);
+    await assert.rejects(resumeRun(run.folder), { name: 'RunError', message: /a task of its own/ });
+    const steps: number[] = [];
+    const resumed = await resumeRun(run.folder, {
+      task: echo,
+      onEvent: (event) => {
+        if (event.type === 'step') steps.push(event.step);
+      },
+    });
+    const summary = await resumed.run();
+    assert.equal(summary.task, 'echo');
+    assert.deepEqual(steps, [2]);
+    const about = JSON.parse(await readFile(join(run.folder, 'task.json'), 'utf8'));
+    assert.equal(about.name, 'echo');
+    assert.equal(about.source, undefined);
+    await assert.rejects(
+      newRun({ ...tiny, task: undefined, model: run.folder }),
+      /does not say what task it was trained on/,
+    );
+  });
+
+  test('get a folder of their own', async () => {
+    const [first, second] = [await newRun({ ...tiny, run: { name: 'one' } }), await newRun(tiny)];
+    assert.deepEqual([first.folder, second.folder], [join(runs, 'one'), join(runs, 'echo-2')]);
+    await assert.rejects(newRun({ ...tiny, run: { name: 'one' } }), /already holds a run/);
+  });
+
+  test('a wrong option is named, as is what is wrong with the task', async () => {
+    await assert.rejects(newRun({ ...tiny, sft: { max_steps: 0 }, run: {} }), (error) => {
+      assert.ok(error instanceof RunError);
+      assert.match(error.message, /^sft\.max_steps: /);
+      return true;
+    });
+    await assert.rejects(
+      newRun({ ...tiny, grpo: { loss_typ: 'grpo' } as never }),
+      /^RunError: grpo: .*loss_typ/,
+    );
+    await assert.rejects(newRun({ ...tiny, task: { ...echo, vocabulary: ['a'] } }), /^TaskError: .*echo/);
+    await assert.rejects(
+      newRun({ ...tiny, task: { name: 'x' } as never }),
+      /^TaskError: .*problem: must be a function/,
+    );
+  });
+});
