@@ -80,7 +80,7 @@ export type {
   Launch,
 } from './accelerators/device.ts';
 export type { DeviceName } from './accelerators/registry.ts';
-export { deviceNames, listDevices, openDevice } from './accelerators/registry.ts';
+export { deviceNames, listDevices, openDevice, resolveDevice } from './accelerators/registry.ts';
 export { runKernel } from './accelerators/run-kernel.ts';
 
 // The tile language: kernels written once for every accelerator.

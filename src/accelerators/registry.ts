@@ -31,23 +31,16 @@ export function listDevices(): Promise<DeviceProbe[]> {
 /** Stands for the best accelerator of the machine. */
 export const AUTO = 'auto';
 
-/** The name that `auto` stands for here; any other name as it is. */
-export async function resolveDevice(name: string): Promise<string> {
-  if (name !== AUTO) return name;
-  const first = (await listDevices()).find((device) => device.available);
-  // The interpreter is always there.
-  return first?.name ?? 'interpreter';
-}
-
 /**
- * Opens an accelerator by name, or `auto`. Throws when there is none of that name, with the names that exist, or when it is
- * not available here, with the reason and what is.
+ * The accelerator that a name stands for here. Throws when there is none of that name, with the names that exist, or
+ * when it is not available here, with the reason and what is.
  */
-export async function openDevice(
-  wanted: string,
-  options?: Parameters<DeviceFactory['open']>[0],
-): Promise<Device> {
-  const name = await resolveDevice(wanted);
+export async function resolveDevice(name: string): Promise<DeviceName> {
+  if (name === AUTO) {
+    const first = (await listDevices()).find((device) => device.available);
+    // The interpreter is always there.
+    return (first?.name as DeviceName | undefined) ?? 'interpreter';
+  }
   if (!isDeviceName(name)) {
     throw new Error(`there is no device '${name}': use ${AUTO} or one of ${deviceNames.join(', ')}`);
   }
@@ -58,7 +51,15 @@ export async function openDevice(
       `the device '${name}' is not available: ${found.reason}. Available: ${others.join(', ')}`,
     );
   }
-  return (await factories[name]()).open(options);
+  return name;
+}
+
+/** Opens an accelerator by name, or `auto`. Throws what `resolveDevice` throws. */
+export async function openDevice(
+  name: string,
+  options?: Parameters<DeviceFactory['open']>[0],
+): Promise<Device> {
+  return (await factories[await resolveDevice(name)]()).open(options);
 }
 
 /** The first available accelerator other than `name` that a person would choose, or `name` itself where there is none. */

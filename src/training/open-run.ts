@@ -68,6 +68,12 @@ export async function newRun(options: NewRun): Promise<TrainingRun> {
     ...definedOnly(options.modelOptions ?? {}),
   });
   const given = checked('run', runOptions.partial({ name: true }), options.run ?? {});
+  // Before there is a folder: a run that cannot begin leaves nothing behind.
+  const devices = {
+    device: await resolveDevice(given.device),
+    rollout: given.rollout && (await resolveDevice(given.rollout)),
+    parity_device: given.parity_device && (await resolveDevice(given.parity_device)),
+  };
   const name = given.name ?? (await freeName(runs, task.name));
 
   const start = options.model === undefined ? fresh(task, shape, given.seed) : await existing(options.model);
@@ -75,7 +81,7 @@ export async function newRun(options: NewRun): Promise<TrainingRun> {
     version: 1,
     task: typeof wanted === 'string' ? wanted : null,
     phases: [...options.phases],
-    run: { ...given, name, device: await resolveDevice(given.device) },
+    run: { ...given, name, ...devices },
     sft,
     grpo,
     dtype: shape.dtype,

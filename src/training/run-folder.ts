@@ -29,9 +29,9 @@ export class RunFolder {
     this.path = path;
   }
 
-  /** Whether a run was begun here. */
-  static async holdsRun(path: string): Promise<boolean> {
-    return (await exists(join(path, STATE))) || (await exists(join(path, METRICS)));
+  /** Whether there is a run here that got as far as its first saved state: one that can be resumed or is complete. */
+  static holdsRun(path: string): Promise<boolean> {
+    return exists(join(path, STATE));
   }
 
   /** Creates the folder; refuses one that holds a run already, so that nothing is overwritten. */

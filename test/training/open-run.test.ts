@@ -1,6 +1,6 @@
 /** Runs begun and continued by a program, with a task of its own. */
 import assert from 'node:assert/strict';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
@@ -70,10 +70,13 @@ describe('runs of a task that a program has', () => {
     );
   });
 
-  test('get a folder of their own', async () => {
-    const [first, second] = [await newRun({ ...tiny, run: { name: 'one' } }), await newRun(tiny)];
-    assert.deepEqual([first.folder, second.folder], [join(runs, 'one'), join(runs, 'echo-2')]);
-    await assert.rejects(newRun({ ...tiny, run: { name: 'one' } }), /already holds a run/);
+  test('get a folder of their own as soon as there is something to keep', async () => {
+    const cut = { ...tiny, run: { ...tiny.run, name: 'cut' } };
+    const never = await newRun(cut);
+    const again = await newRun({ ...cut, onEvent: (event) => event.type === 'step' && again.stop() });
+    assert.deepEqual([never.folder, again.folder], [join(runs, 'cut'), join(runs, 'cut')]);
+    await assert.rejects(again.run(), RunInterrupted);
+    await assert.rejects(newRun(cut), /already holds a run/);
   });
 
   test('a wrong option is named, as is what is wrong with the task', async () => {
@@ -86,6 +89,11 @@ describe('runs of a task that a program has', () => {
       newRun({ ...tiny, grpo: { loss_typ: 'grpo' } as never }),
       /^RunError: grpo: .*loss_typ/,
     );
+    await assert.rejects(
+      newRun({ ...tiny, run: { name: 'no-gpu', rollout: 'gpu' } }),
+      /there is no device 'gpu'/,
+    );
+    assert.ok(!(await readdir(runs)).includes('no-gpu'));
     await assert.rejects(newRun({ ...tiny, task: { ...echo, vocabulary: ['a'] } }), /^TaskError: .*echo/);
     await assert.rejects(
       newRun({ ...tiny, task: { name: 'x' } as never }),
