@@ -3,32 +3,17 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import type { Qwen3Config } from '../models/config.ts';
 import { parseConfig } from '../models/config.ts';
-import type { WeightSpec } from '../models/qwen3.ts';
 import { weightSpecs } from '../models/qwen3.ts';
 import { CheckpointError } from './error.ts';
 import { openCheckpoint, readJsonFile, writeFileAtomic, writeSafetensors } from './files.ts';
+import { checkWeight, storedShape, transposed, weightValues } from './layout.ts';
 import type { FloatType, StoredTensor } from './safetensors.ts';
-import { fromFloat32, toFloat32 } from './safetensors.ts';
+import { fromFloat32 } from './safetensors.ts';
 
 export interface LoadedModel {
   readonly config: Qwen3Config;
   /** Values by name, f32, in the layout of `weightSpecs`: matrices as [in, out]. */
   readonly weights: ReadonlyMap<string, Float32Array>;
-}
-
-/** [rows, columns] to [columns, rows]. */
-export function transposed(values: Float32Array, rows: number, columns: number): Float32Array {
-  const out = new Float32Array(values.length);
-  for (let row = 0; row < rows; row++) {
-    for (let column = 0; column < columns; column++)
-      out[column * rows + row] = values[row * columns + column];
-  }
-  return out;
-}
-
-/** The shape that a checkpoint holds. */
-function storedShape({ kind, shape }: WeightSpec): readonly number[] {
-  return kind === 'matrix' ? [shape[1], shape[0]] : shape;
 }
 
 /**
@@ -42,16 +27,8 @@ export async function readModel(folder: string): Promise<LoadedModel> {
   const weights = new Map<string, Float32Array>();
   for (const spec of weightSpecs(config)) {
     const info = checkpoint.tensors.get(spec.name);
-    if (info === undefined)
-      throw new CheckpointError(`${folder}: the weight '${spec.name}' that config.json calls for is missing`);
-    const expected = storedShape(spec);
-    if (info.shape.length !== expected.length || info.shape.some((size, axis) => size !== expected[axis])) {
-      throw new CheckpointError(
-        `${folder}: the weight '${spec.name}' has shape [${info.shape}], but config.json calls for [${expected}]`,
-      );
-    }
-    const values = toFloat32(await checkpoint.read(spec.name));
-    weights.set(spec.name, spec.kind === 'matrix' ? transposed(values, expected[0], expected[1]) : values);
+    checkWeight(spec, info, folder);
+    weights.set(spec.name, weightValues(spec, await checkpoint.read(spec.name)));
   }
   return { config, weights };
 }
