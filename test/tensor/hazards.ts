@@ -19,7 +19,7 @@ const square = (g: Graph) => g.mul(g.parameter('w', 'f32', [ROWS, ROWS]), 0.1);
 export const HAZARDS: Readonly<Record<string, () => Hazard>> = {
   'a product is not written over its operand': hazard((g) => {
     const x = g.exp(tall(g, 'x'));
-    return { y: g.add(x, g.matmul(square(g), x)), z: g.constant(0) };
+    return { y: g.transpose(g.add(x, g.matmul(square(g), x))) };
   }),
   'a product of a state is not written over the state while it is read': hazard((g) => {
     const s = g.state('s', 'f32', [ROWS, 8]);
@@ -40,6 +40,22 @@ export const HAZARDS: Readonly<Record<string, () => Hazard>> = {
     const product = g.matmul(s, x);
     const next = g.assign(s, g.exp(x));
     return { y: g.mul(g.add(product, 1), next) };
+  }),
+  'a product that the host reads keeps its memory': hazard((g) => {
+    const x = g.parameter('x', 'f32', [4, 4]);
+    const product = g.matmul(x, x);
+    return { product, y: g.add(product, x) };
+  }),
+  'a value computed again still has memory where a part of it is read': hazard((g) => {
+    const x = g.parameter('x', 'f32', [4, 4]);
+    const value = g.exp(x);
+    return { y: g.mul(g.add(value, g.slice(value, 0, 1)), x) };
+  }),
+  'a state becomes a copy of one that was written in place': hazard((g) => {
+    const rows = g.literal(Int32Array.of(2, 0));
+    const s = g.scatterRows(g.state('s', 'f32', [4, 3]), rows, g.parameter('x', 'f32', [2, 3]));
+    const t = g.assign(g.state('t', 'f32', [4, 3]), s);
+    return { y: g.add(t, s) };
   }),
   'a value goes into two states': hazard((g) => {
     const value = g.exp(g.parameter('x', 'f32', [4]));
