@@ -13,10 +13,9 @@ import { adamwStep } from './adamw.ts';
 import { identity } from './identity.ts';
 import { inferTypes } from './infer.ts';
 import type { AttentionShape, Attributes, CustomGradient, Node, Primitive } from './primitives.ts';
-import { is, isLeaf, written } from './primitives.ts';
+import { is, written } from './primitives.ts';
 import { simplify } from './simplify.ts';
 import { describe, leafOf, memoryOf, Tensor } from './tensor.ts';
-import type { TensorType } from './types.ts';
 import { GraphError, resolveAxis, sameShape, typeText } from './types.ts';
 
 export { type AdamWHyper, adamwHyper } from './adamw.ts';
