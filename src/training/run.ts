@@ -175,7 +175,6 @@ export class TrainingRun {
         ? this.#likelihoodStep()
         : this.#policyStep());
       progress.step++;
-      progress.optimizerSteps = this.#learner.step;
       progress.numTokens += metrics.num_tokens ?? 0;
       const full: Metrics = {
         ...metrics,
@@ -313,6 +312,7 @@ export class TrainingRun {
   async #save(phase: PhaseName): Promise<void> {
     const { folder } = this.#parts;
     this.#progress.seconds = this.#seconds();
+    this.#progress.optimizerSteps = this.#learner.step;
     await folder.save({ progress: this.#progress, tensors: await this.#learner.saveState() });
     this.#saved = performance.now();
     this.#emit({ type: 'checkpoint', phase, step: this.#progress.step, path: folder.path });
