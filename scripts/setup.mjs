@@ -44,7 +44,7 @@ export function install() {
 }
 
 export function build() {
-  const built = modified(join(root, 'dist', 'cli', 'main.js'));
+  const built = modified(join(root, 'dist', 'web', 'page.js'));
   if (built > 0 && built >= newest(join(root, 'src')) && built >= modified(join(root, 'tsconfig.build.json')))
     return;
   console.log('Building …');
@@ -53,4 +53,5 @@ export function build() {
     [join(root, 'node_modules', 'typescript', 'bin', 'tsc'), '-p', 'tsconfig.build.json'],
     'the build',
   );
+  run(process.execPath, [join(root, 'scripts', 'build-web.mjs')], 'the build of the page');
 }

@@ -40,8 +40,20 @@ export interface ParityMeasurement {
   readonly seed: number;
 }
 
+/** A completion with the learner's log-probability of each of its tokens: what any other accelerator must reproduce. */
+export interface RecordedSequence {
+  readonly prompt: readonly number[];
+  readonly completion: readonly number[];
+  readonly logprobs: readonly number[];
+}
+
+export interface MeasuredParity {
+  readonly report: ParityReport;
+  readonly recorded: readonly RecordedSequence[];
+}
+
 /** The gate for its own sake: hands over, samples answers to problems, and has the learner recompute their log-probabilities. */
-export async function measureParity(measurement: ParityMeasurement): Promise<ParityReport> {
+export async function measureParity(measurement: ParityMeasurement): Promise<MeasuredParity> {
   const { learner, worker, config, dtype, task, tokenizer, problems, maxTokens, bound, seed } = measurement;
   const checksum = await handOver(learner, worker, config, dtype);
   const rollouts = await worker.sample(
@@ -57,7 +69,7 @@ export async function measureParity(measurement: ParityMeasurement): Promise<Par
     { temperature: 1, top_k: 0, top_p: 1 },
     'policy',
   );
-  return judgeParity({
+  const report = judgeParity({
     learner: learner.device.info.name,
     rollout: worker.device.info.name,
     weightVersion: worker.weightVersion,
@@ -68,4 +80,13 @@ export async function measureParity(measurement: ParityMeasurement): Promise<Par
     ),
     bound,
   });
+  const recorded = sequences.map((sequence, row) => ({
+    ...sequence,
+    logprobs: fromTargets(
+      [sequence],
+      { sequences: 1, length },
+      learned.subarray(row * length, (row + 1) * length),
+    ),
+  }));
+  return { report, recorded };
 }

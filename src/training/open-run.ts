@@ -171,7 +171,8 @@ export async function resumeRun(path: string, options: ResumeOptions = {}): Prom
     );
   }
   const progress = parsed.data;
-  if (progress.phase >= progress.phases.length) {
+  // The report is the last file that a run writes: without it the run ended before it was complete.
+  if (progress.phase >= progress.phases.length && (await exists(join(path, 'report.html')))) {
     throw new RunError(
       `${path}: the run is complete. To go on from its model: tandem train grpo --model ${path}`,
     );

@@ -4,9 +4,7 @@
  */
 import type { Device } from '../accelerators/device.ts';
 import { anotherDevice, listDevices, openDevice } from '../accelerators/registry.ts';
-import { writeModel } from '../checkpoint/model.ts';
 import type { Tokenizer } from '../checkpoint/tokenizer.ts';
-import { saveTokenizer } from '../checkpoint/tokenizer-files.ts';
 import { explainFailure, ParityError } from '../fleet/parity.ts';
 import { RolloutWorker } from '../fleet/rollout.ts';
 import type { Weights } from '../inference/weights.ts';
@@ -25,16 +23,15 @@ import type {
   SampleTrace,
   Summary,
 } from './events.ts';
+import type { MeasuredParity } from './hand-over.ts';
 import { handOver, measureParity } from './hand-over.ts';
 import type { Objective } from './learner.ts';
 import { Learner } from './learner.ts';
+import { writeOutputs } from './outputs.ts';
 import type { Progress } from './progress.ts';
 import { reinforcementStep } from './reinforcement.ts';
-import { renderReport } from './report.ts';
 import type { RunFolder } from './run-folder.ts';
 import { learningRate } from './schedule.ts';
-import type { StepRecord } from './summary.ts';
-import { parityHistory, summarize } from './summary.ts';
 import { testProblems } from './tasks/problems.ts';
 import type { Problem, Task } from './tasks/task.ts';
 
@@ -324,52 +321,30 @@ export class TrainingRun {
     const progress = this.#progress;
     const same = await this.#measureParity(this.#learner.device);
     const cross = await this.#measureParity(parityDevice);
-    for (const report of [same, cross]) {
+    const final = [same.report, cross.report];
+    for (const report of final) {
       this.#emit({ type: 'parity', step: 0, report });
       if (!report.passed) throw new ParityError(report, explainFailure(report));
     }
-    const records = (await folder.readMetrics()) as StepRecord[];
-    const summary = summarize(task, progress, parameterCount(config), this.#seconds(), records, [
-      same,
-      cross,
-    ]);
-    const weights = roundWeights(config, await this.#learner.weights(), progress.dtype);
-    await saveTokenizer(folder.path, tokenizer);
-    await folder.write(
-      'task.json',
-      json({
-        name: task.name,
-        source: progress.task ?? undefined,
-        description: task.description,
-        example: this.#problems[0]?.prompt,
-      }),
-    );
-    await writeModel(folder.path, { config, weights });
-    await folder.write('summary.json', json(summary));
     this.#emit({ type: 'traces', traces: progress.traces });
-    await folder.write(
-      'report.html',
-      renderReport({
-        name: progress.run.name,
-        summary,
-        learner: progress.run.device,
-        rollout: progress.run.rollout ?? progress.run.device,
-        steps: records.map(({ phase, step, parity: _parity, completions: _completions, ...metrics }) => ({
-          phase,
-          step,
-          metrics: metrics as Metrics,
-        })),
-        evaluations: progress.evaluations,
-        parity: parityHistory(records, [same, cross]),
-        traces: progress.traces,
-      }),
-    );
+    const summary = await writeOutputs({
+      folder,
+      task,
+      tokenizer,
+      config,
+      progress,
+      weights: roundWeights(config, await this.#learner.weights(), progress.dtype),
+      seconds: this.#seconds(),
+      example: this.#problems[0]?.prompt,
+      final,
+      recorded: same.recorded,
+    });
     this.#emit({ type: 'done', folder: folder.path, summary });
     return summary;
   }
 
   /** Samples on `device` with the learner's weights, and compares the log-probabilities on both sides. */
-  async #measureParity(device: Device): Promise<ParityReport> {
+  async #measureParity(device: Device): Promise<MeasuredParity> {
     const { config, task, tokenizer } = this.#parts;
     const { dtype, grpo, run } = this.#progress;
     const worker = device === this.#worker.device ? this.#worker : new RolloutWorker(device, config, dtype);
@@ -395,8 +370,6 @@ export class TrainingRun {
     return this.#secondsBefore + (performance.now() - this.#begun) / 1000;
   }
 }
-
-const json = (value: unknown) => `${JSON.stringify(value, null, 2)}\n`;
 
 /** Values that are there, so that they can replace others without hiding them. */
 function definedOnly<T extends object>(value: T): Partial<T> {
