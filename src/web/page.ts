@@ -63,7 +63,7 @@ async function measureGate(model: LanguageModel, { parity }: FetchedModel): Prom
   const { maxAbs, tokens } = compareLogProbabilities(learned, here);
   const passed = maxAbs <= parity.bound;
   state.maxAbs = maxAbs;
-  view.gate.textContent = `${passed ? 'yes' : 'NO'}: max |Δ log p| ${maxAbs.toExponential(1)} to ${parity.learner}, ${tokens} tokens`;
+  view.gate.textContent = `${passed ? 'yes' : 'NO'}: max |Δ log p| ${maxAbs === 0 ? '0, to the bit,' : maxAbs.toExponential(1)} to ${parity.learner}, ${tokens} tokens`;
   view.gate.className = passed ? 'good' : 'bad';
 }
 
