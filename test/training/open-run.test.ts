@@ -4,6 +4,9 @@ import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
+import { listDevices } from '../../src/accelerators/registry.ts';
+import { hash32 } from '../../src/numerics/hash.ts';
+import type { RunEvent } from '../../src/training/events.ts';
 import type { NewRun } from '../../src/training/open-run.ts';
 import { newRun, RunError, resumeRun } from '../../src/training/open-run.ts';
 import { RunInterrupted } from '../../src/training/run.ts';
@@ -100,4 +103,50 @@ describe('runs of a task that a program has', () => {
       /^TaskError: .*problem: must be a function/,
     );
   });
+});
+
+/** What a run left, apart from times. */
+async function outcome(folder: string) {
+  const metrics = (await readFile(join(folder, 'metrics.jsonl'), 'utf8')).trim().split('\n');
+  return {
+    weights: hash32(Buffer.from(await readFile(join(folder, 'model.safetensors'))).toString('latin1')),
+    metrics: metrics.map((line) =>
+      JSON.stringify(JSON.parse(line), (key, value) => (/^perf\/|time/u.test(key) ? undefined : value)),
+    ),
+  };
+}
+
+test('a run that ends at any moment is continued bit for bit', async () => {
+  const name = (await listDevices()).find((device) => device.available)!.name;
+  const options: NewRun = {
+    ...tiny,
+    phases: ['cold_start', 'reinforcement'],
+    grpo: { max_steps: 2, prompts_per_step: 2, num_generations: 4, max_completion_length: 6, beta: 0.1 },
+  };
+  const begin = (folder: string, seconds: number, onEvent: (event: RunEvent) => void) =>
+    newRun({
+      ...options,
+      run: { device: name, parity_device: name, eval_problems: 2, name: folder, save_seconds: seconds },
+      onEvent,
+    });
+  // How often a run is saved must not change where it ends; and nothing is saved between a step and what is told of it.
+  const counts = (type: RunEvent['type']) => !['checkpoint', 'sample', 'parity'].includes(type);
+  const events: RunEvent['type'][] = [];
+  const whole = await begin('whole', 1000, ({ type }) => counts(type) && events.push(type));
+  await whole.run();
+  const expected = await outcome(whole.folder);
+  const first = events.indexOf('phase');
+  assert.ok(first >= 0 && events.filter((type) => type === 'step').length === 4, events.join(' '));
+
+  for (let last = first; last <= events.indexOf('traces'); last++) {
+    // Saved after every step, or only when a phase begins and ends.
+    const seconds = last % 2 === 0 ? 1e-9 : 1000;
+    let count = 0;
+    const cut = await begin(`ends-${last}`, seconds, ({ type }) => {
+      if (counts(type) && count++ === last) throw new Error('cut');
+    });
+    await assert.rejects(cut.run(), /cut/);
+    await (await resumeRun(cut.folder, { task: echo })).run();
+    assert.deepEqual(await outcome(cut.folder), expected, `ended at event ${last}, ${events[last]}`);
+  }
 });
