@@ -16,10 +16,11 @@ const ROOMS = [
   'inference',
   'fleet',
   'training',
+  'web',
   'cli',
 ];
-/** The last room that runs in a browser. */
-const BROWSER = ROOMS.slice(0, ROOMS.indexOf('inference') + 1);
+/** The rooms that run in a browser. */
+const BROWSER = [...ROOMS.slice(0, ROOMS.indexOf('fleet') + 1), 'web'];
 /** Files of those rooms that need Node, and say so. */
 const NODE_FILES = [
   /^accelerators\/cpu\//u,
