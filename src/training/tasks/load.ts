@@ -102,7 +102,13 @@ async function importDefault(shown: string, path: string): Promise<unknown> {
       `${path} has no default export: it must \`export default defineTask({ … })\``,
     );
   }
-  return loaded.default;
+  return unwrapped(loaded.default);
+}
+
+/** A CommonJS module that sets `exports.default` shows up one level deeper where it was loaded as an ES module. */
+function unwrapped(value: unknown): unknown {
+  const nested = typeof value === 'object' && value !== null && 'default' in value && !('problem' in value);
+  return nested ? value.default : value;
 }
 
 function checkedTask(shown: string, value: unknown): Task {
