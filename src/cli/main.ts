@@ -20,6 +20,7 @@ const program = new Command('tandem')
   )
   .version(version)
   .showHelpAfterError('(--help shows what is possible)')
+  .enablePositionalOptions()
   .exitOverride()
   .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /u, 'tandem: ')) })
   .addHelpText(

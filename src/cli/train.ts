@@ -44,6 +44,8 @@ export function addStart(program: Command): void {
 export function addTrain(program: Command): void {
   const train = program
     .command('train')
+    // An option after 'sft' or 'grpo' is that command's own.
+    .enablePositionalOptions()
     .description('Fine-tune or reinforce a model, or continue an interrupted run')
     .option('--resume <run>', 'continue the run in this folder, bit for bit')
     .option('--json', 'print events as JSON lines instead of the display')
