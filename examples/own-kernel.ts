@@ -108,18 +108,16 @@ const names = process.argv.length > 2 ? process.argv.slice(2) : ['cpu', 'wasm'];
 const values = normals(3000);
 const expected = values.map((x) => x / (1 + Math.abs(x)));
 for (const name of [...names, 'interpreter']) {
-  const device = await openDevice(name);
+  await using device = await openDevice(name);
   const [y] = await runKernel(device, softsign(3, 1000), [values]);
   console.log(`${name}: largest error ${largestDifference(y, expected)}`);
-  await device.close();
 }
 const curves: number[][] = [];
 for (const name of names) {
-  const device = await openDevice(name);
+  await using device = await openDevice(name);
   const losses = await train(device, 40);
   console.log(`${name}: loss ${losses[0]} before training, ${losses.at(-1)} after ${losses.length} steps`);
   curves.push(losses);
-  await device.close();
 }
 for (const [i, curve] of curves.slice(1).entries()) {
   console.log(

@@ -23,9 +23,10 @@ import {
 const [learnerName = 'cpu', samplerName = 'wasm'] = process.argv.slice(2);
 const tokenizer = wordTokenizer(['say', 'yes', 'no', 'maybe']);
 const config = modelConfig(tokenizer, { hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2 });
-const [learnerDevice, samplerDevice] = [await openDevice(learnerName), await openDevice(samplerName)];
-const learner = new Learner(learnerDevice, config, 'f32');
-const sampler = new RolloutWorker(samplerDevice, config, 'f32');
+await using learnerDevice = await openDevice(learnerName);
+await using samplerDevice = await openDevice(samplerName);
+await using learner = new Learner(learnerDevice, config, 'f32');
+await using sampler = new RolloutWorker(samplerDevice, config, 'f32');
 learner.setWeights(initialWeights(config, 0));
 
 const LENGTH = 6;
@@ -80,8 +81,3 @@ for (let step = 0; step < 20; step++) {
 }
 const state = await learner.saveState();
 console.log(`state of ${state.size} tensors after ${learner.step} steps`);
-
-sampler.dispose();
-await learner.dispose();
-await samplerDevice.close();
-await learnerDevice.close();

@@ -39,7 +39,8 @@ export interface DeviceInfo {
   readonly memory: number;
 }
 
-export interface Device {
+/** `await using device = await openDevice(…)` closes it. */
+export interface Device extends AsyncDisposable {
   readonly info: DeviceInfo;
   /** Why this kernel cannot be compiled here (it names the operation), or null when it can. */
   unsupported(kernel: Kernel): string | null;
@@ -54,6 +55,7 @@ export interface Device {
   compile(launches: readonly Launch[]): Promise<Executable>;
   /** Bytes allocated and not yet freed: leaks fail the tests. */
   readonly allocatedBytes: number;
+  /** Frees all memory. Buffers, executables and what was built on them cannot be used any more. */
   close(): Promise<void>;
 }
 

@@ -100,6 +100,9 @@ class InterpreterDevice implements Device {
     this.#closed = true;
     for (const buffer of [...this.#buffers]) this.free(buffer);
   }
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
 
   #execute({ kernel, bindings }: Launch): void {
     interpret(

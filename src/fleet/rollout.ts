@@ -30,13 +30,15 @@ export function weightsChecksum(config: Qwen3Config, weights: ReadonlyMap<string
   return checksum.digest();
 }
 
-export class RolloutWorker {
+/** `await using worker = new RolloutWorker(…)` disposes of it; its device stays open. */
+export class RolloutWorker implements AsyncDisposable {
   readonly device: Device;
   readonly #config: Qwen3Config;
   readonly #weights: WeightStore;
   readonly #engine: Engine;
   #version = -1;
 
+  /** Allocates the weights, as zeros: `receive` some before sampling. `dtype`: type in which matrices are stored. */
   constructor(device: Device, config: Qwen3Config, dtype: 'f32' | 'bf16') {
     this.device = device;
     this.#config = config;
@@ -44,10 +46,12 @@ export class RolloutWorker {
     this.#engine = new Engine(device, this.#weights.store, config, dtype);
   }
 
+  /** The weights, for other programs on this accelerator. */
   get store(): ParameterStore {
     return this.#weights.store;
   }
 
+  /** Version of the weights that were received last; -1 before. */
   get weightVersion(): number {
     return this.#version;
   }
@@ -59,6 +63,10 @@ export class RolloutWorker {
     return weightsChecksum(this.#config, await this.#weights.read());
   }
 
+  /**
+   * A completion for each request, in their order. With the seed, a request's id decides its random numbers, whatever
+   * else is in the batch: for several completions of one prompt give several ids.
+   */
   async sample(requests: readonly GenerationRequest[], settings: SamplingSettings): Promise<Rollout[]> {
     const version = this.#version;
     const generations = await this.#engine.generate(requests, settings);
@@ -69,8 +77,11 @@ export class RolloutWorker {
     }));
   }
 
-  dispose(): void {
-    this.#engine.dispose();
+  async dispose(): Promise<void> {
+    await this.#engine.dispose();
     this.#weights.dispose();
+  }
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.dispose();
   }
 }

@@ -75,12 +75,17 @@ export class Engine {
     this.#dtype = dtype;
   }
 
-  /** Continues every request; results are in the order of the requests. */
+  /**
+   * Continues every request; results are in the order of the requests.
+   * @throws RangeError where a request has no tokens, or more with those to generate than the model has positions
+   */
   async generate(
     requests: readonly GenerationRequest[],
     settings: SamplingSettings,
     onToken?: TokenListener,
   ): Promise<Generation[]> {
+    for (const { tokens } of requests) this.#check(tokens.length, settings.maxTokens);
+    if (requests.length === 0) return [];
     const batch = Math.min(requests.length, MAX_BATCH);
     const width = roundUp(Math.max(...requests.map(({ tokens }) => tokens.length)));
     const geometry = { batch, width, capacity: roundUp(width + settings.maxTokens) };
@@ -92,6 +97,16 @@ export class Engine {
       generations.push(...(await this.#batch(part, geometry, settings, listener)));
     }
     return generations;
+  }
+
+  #check(prompt: number, more: number): void {
+    const { max_position_embeddings: positions } = this.#config;
+    if (prompt === 0) throw new RangeError('a prompt has no tokens');
+    if (prompt + more > positions) {
+      throw new RangeError(
+        `a prompt of ${prompt} tokens and ${more} to generate are more than the model's ${positions} positions`,
+      );
+    }
   }
 
   async #batch(

@@ -34,6 +34,7 @@ export class PromptError extends RangeError {
   override name = 'PromptError';
 }
 
+/** `await using model = await openModel(…)` closes it, and its device where it opened that itself. */
 export class LanguageModel implements AsyncDisposable {
   readonly device: Device;
   readonly config: Qwen3Config;

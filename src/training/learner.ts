@@ -79,7 +79,8 @@ const CLIP_EPSILON = 1e-6;
 /** Names of the optimizer's states of a weight. */
 const stateNames = (name: string) => ({ grad: `grad.${name}`, m: `adam.m.${name}`, v: `adam.v.${name}` });
 
-export class Learner {
+/** `await using learner = new Learner(…)` disposes of it; its device stays open. */
+export class Learner implements AsyncDisposable {
   readonly device: Device;
   readonly config: Qwen3Config;
   readonly #dtype: WeightType;
@@ -89,7 +90,10 @@ export class Learner {
   readonly #programs = new Map<string, Promise<Program>>();
   #step = 0;
 
-  /** @param dtype type in which matrices are multiplied; weights and optimizer state are f32 */
+  /**
+   * Allocates weights, gradients and moments, as zeros: `setWeights` or `loadState` comes next.
+   * @param dtype type in which matrices are multiplied; weights and optimizer state are f32
+   */
   constructor(device: Device, config: Qwen3Config, dtype: WeightType) {
     this.device = device;
     this.config = config;
@@ -104,9 +108,11 @@ export class Learner {
   get step(): number {
     return this.#step;
   }
+  /** Overwrites the weights; gradients and moments stay. */
   setWeights(weights: Weights): void {
     this.#weights.write(weights);
   }
+  /** The present weights, for `RolloutWorker.receive` or `writeModel`. */
   weights(): Promise<Map<string, Float32Array>> {
     return this.#weights.read();
   }
@@ -230,6 +236,9 @@ export class Learner {
     this.#programs.clear();
     this.#weights.dispose();
     this.#reference?.dispose();
+  }
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.dispose();
   }
 
   #program(

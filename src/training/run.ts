@@ -136,7 +136,7 @@ export class TrainingRun {
       while (this.#progress.phase < this.#progress.phases.length) await this.#phase();
       return await this.#finish(await device(parity));
     } finally {
-      this.#worker?.dispose();
+      await this.#worker?.dispose();
       await this.#learner?.dispose();
       for (const open of devices.values()) await open.close();
     }
@@ -362,7 +362,7 @@ export class TrainingRun {
         seed: run.seed,
       });
     } finally {
-      if (worker !== this.#worker) worker.dispose();
+      if (worker !== this.#worker) await worker.dispose();
     }
   }
 

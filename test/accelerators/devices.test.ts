@@ -175,6 +175,15 @@ for (const name of available) {
       assert.ok(results[0].some((value) => Math.abs(value) > 1));
     });
 
+    test('is closed at the end of the block that uses it', async () => {
+      let kept: Device;
+      {
+        await using other = await openDevice(name, { threads: 1 });
+        other.allocate(64);
+        kept = other;
+      }
+      assert.throws(() => kept.allocate(64), /closed/);
+    });
     test('bindings are checked before anything runs', async () => {
       await withBuffers([4 * elements + 60], async (buffer) => {
         const kernel = scaleKernel(2);

@@ -242,6 +242,9 @@ class CpuDevice implements Device {
     this.#heap.freeAll();
     for (const block of this.#code) block.free();
   }
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
 
   #checkOpen(): void {
     if (this.#closed) throw new Error('the cpu device is closed');

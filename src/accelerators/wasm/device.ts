@@ -151,6 +151,9 @@ export class WasmDevice implements Device {
   close(): Promise<void> {
     return this.#runtime.close();
   }
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
 
   #compileKernel(kernel: Kernel): CompiledKernel {
     let compiled = this.#byObject.get(kernel);
