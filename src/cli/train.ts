@@ -26,12 +26,13 @@ export function addStart(program: Command): void {
       'chain, multiplication, countdown, deduction, or a TypeScript file of your own',
       'chain',
     )
+    .option('--rollout <value>', 'Accelerator of the rollouts; default: another one than the learner’s')
     .option('--json', 'print events as JSON lines instead of the display')
     .addHelpText(
       'after',
       '\nExamples:\n  $ tandem start\n  $ tandem start --task deduction --seed 1\n  $ tandem start --rollout wasm --name chain-on-wasm',
     );
-  addFlags(command, runOptions);
+  addFlags(command, runOptions, ['rollout']);
   addFlags(command, modelOptions);
   command.action(async (parsed: Record<string, unknown> & Common) => {
     const { device, rollout } = givenOptions(runOptions, parsed) as { device?: string; rollout?: string };
@@ -71,7 +72,7 @@ export function addTrain(program: Command): void {
     command
       .option(
         '--task <name|file>',
-        "chain, multiplication, countdown, deduction, or a TypeScript file of your own; default: the model's",
+        'chain, multiplication, countdown, deduction, or a TypeScript file of your own; default: what the model was trained on, without one chain',
       )
       .option('--model <folder>', 'start from this model instead of from nothing')
       .option('--json', 'print events as JSON lines instead of the display');
