@@ -2,6 +2,7 @@
 /** The `tandem` command. Exit codes: 0 success, 1 failure, 2 wrong usage. */
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
+import { addBench } from './bench.ts';
 import { addChat } from './chat.ts';
 import { addDevices } from './devices.ts';
 import { EXIT, UsageError } from './errors.ts';
@@ -19,7 +20,6 @@ const program = new Command('tandem')
     'Train reasoning language models on one accelerator, run them on another, and prove that both run the same model.',
   )
   .version(version)
-  .showHelpAfterError('(--help shows what is possible)')
   .enablePositionalOptions()
   .exitOverride()
   .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /u, 'tandem: ')) })
@@ -33,7 +33,7 @@ Examples:
   $ tandem score runs/chain --tokens 1,8,14 --json  log-probabilities of tokens
   $ tandem devices                                  what this machine offers`,
   );
-for (const add of [addStart, addTrain, addGenerate, addChat, addScore, addDevices]) add(program);
+for (const add of [addStart, addTrain, addGenerate, addChat, addScore, addDevices, addBench]) add(program);
 // Subcommands inherit these only at creation; commands made by `command()` copy them, groups added later too.
 
 try {

@@ -46,6 +46,8 @@ export interface NewRun {
 }
 
 async function taskOfModel(folder: string): Promise<string> {
+  if (!(await exists(join(folder, 'config.json'))))
+    throw new RunError(`${folder} is no model's folder: it has no config.json`);
   const path = join(folder, 'task.json');
   const { source } = (await exists(path))
     ? await readJsonFile(path, z.looseObject({ source: z.string().optional() }))

@@ -1,0 +1,255 @@
+/** What the command says and how it ends when it is used rightly and wrongly. */
+import assert from 'node:assert/strict';
+import { cp, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { listDevices } from '../../src/accelerators/registry.ts';
+import { tandem } from './harness.ts';
+
+const golden = fileURLToPath(new URL('../golden/', import.meta.url));
+const model = join(golden, 'qwen3-tied-gqa');
+
+interface Wrong {
+  readonly args: readonly string[];
+  readonly code: 1 | 2;
+  readonly says: RegExp;
+}
+
+const WRONG: readonly Wrong[] = [
+  { args: ['nonsense'], code: 2, says: /unknown command 'nonsense'/u },
+  { args: ['train'], code: 2, says: /train sft.*train grpo.*--resume/u },
+  { args: ['train', 'grpo', '--nonsense', '3'], code: 2, says: /unknown option '--nonsense'/u },
+  { args: ['train', 'grpo', '--max-steps', 'abc'], code: 2, says: /--max-steps needs a number, not 'abc'/u },
+  { args: ['train', 'grpo', '--max_steps', '0'], code: 2, says: /--max-steps: /u },
+  { args: ['train', 'grpo', '--loss-type', 'ppo'], code: 2, says: /--loss-type.*dr_grpo/u },
+  { args: ['train', 'grpo', '--num-generations', '1'], code: 2, says: /--num-generations: /u },
+  { args: ['train', 'grpo', '--name', '../x'], code: 2, says: /--name: /u },
+  { args: ['train', 'grpo', '--task', 'nowhere.ts'], code: 1, says: /there is no file .*nowhere\.ts/u },
+  { args: ['train', 'grpo', '--model', 'nowhere'], code: 1, says: /nowhere is no model's folder/u },
+  { args: ['train', '--resume', 'nowhere'], code: 1, says: /nowhere.*state\.safetensors/u },
+  { args: ['start', '--task', 'nonsense'], code: 1, says: /no such task.*chain/u },
+  { args: ['start', '--device', 'abacus', '--name', 'abacus'], code: 1, says: /no device 'abacus'.*cpu/u },
+  { args: ['score'], code: 2, says: /missing required argument 'model'|required option/u },
+  { args: ['score', model], code: 2, says: /--tokens/u },
+  { args: ['score', model, '--tokens', '1,x'], code: 2, says: /'x' is none/u },
+  { args: ['score', model, '--tokens', '1,999'], code: 1, says: /no token 999/u },
+  { args: ['score', model, '--tokens', Array(200).fill(1).join()], code: 1, says: /128 positions/u },
+  { args: ['score', model, '--tokens', '1', '--dtype', 'f64'], code: 2, says: /--dtype is f32 or bf16/u },
+  { args: ['score', model, '--tokens', '1', '--device', 'abacus'], code: 1, says: /no device 'abacus'/u },
+  { args: ['score', 'nowhere', '--tokens', '1'], code: 1, says: /nowhere.*no such file/u },
+  { args: ['generate', model], code: 2, says: /--prompt or --tokens/u },
+  { args: ['generate', model, '--tokens', '1', '--top-p', '3'], code: 2, says: /--top-p: /u },
+  { args: ['generate', model, '--prompt', 'hi'], code: 1, says: /no tokenizer/u },
+  { args: ['chat', model], code: 1, says: /no tokenizer\.json/u },
+  { args: ['chat', model, '--web', '--port', 'x'], code: 2, says: /--port/u },
+];
+
+/** Runs of the command, a few at a time. */
+async function inGroups<T, R>(items: readonly T[], run: (item: T) => Promise<R>): Promise<R[]> {
+  const results: R[] = [];
+  for (let first = 0; first < items.length; first += 3)
+    results.push(...(await Promise.all(items.slice(first, first + 3).map(run))));
+  return results;
+}
+
+test('wrong usage ends with 2, failure with 1; one clear line each', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'tandem-usage-'));
+  try {
+    const outcomes = await inGroups(WRONG, ({ args }) => tandem(args, { cwd: folder }));
+    for (const [i, { args, code, says }] of WRONG.entries()) {
+      const shown = `tandem ${args.join(' ').slice(0, 80)}`;
+      assert.equal(outcomes[i].code, code, `${shown}: exit code; it said: ${outcomes[i].err}`);
+      assert.match(outcomes[i].err, says, shown);
+      assert.match(outcomes[i].err, /^tandem: [^\n]*\n$/u, `${shown}: one line`);
+    }
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+});
+
+test('every command has help with examples or a description', async () => {
+  const commands = [
+    [],
+    ['start'],
+    ['train'],
+    ['train', 'sft'],
+    ['train', 'grpo'],
+    ['generate'],
+    ['chat'],
+    ['score'],
+    ['devices'],
+  ];
+  const outcomes = await inGroups(commands, (command) => tandem([...command, '--help']));
+  for (const [i, command] of commands.entries()) {
+    const { code, out } = outcomes[i];
+    assert.equal(code, 0, command.join(' '));
+    assert.match(out, /^Usage: tandem/u);
+    assert.match(out, /Options:/u);
+  }
+  for (const option of [
+    '--loss-type',
+    '--epsilon-high',
+    '--num-generations',
+    '--beta',
+    '--rollout',
+    '--seed',
+  ]) {
+    assert.ok(outcomes[4].out.includes(option), `grpo --help names ${option}`);
+  }
+});
+
+test('devices: one object per accelerator', async () => {
+  const { code, out } = await tandem(['devices', '--json']);
+  assert.equal(code, 0);
+  const devices = JSON.parse(out) as Record<string, unknown>[];
+  for (const device of devices) {
+    assert.deepEqual(
+      Object.keys(device).sort(),
+      ['available', 'description', 'features', 'memory', 'name', 'reason', 'threads'].sort(),
+    );
+    assert.ok(
+      device.available === true || (device.reason as string).length > 0,
+      `${device.name} says why it is absent`,
+    );
+  }
+  assert.ok(devices.some(({ name, available }) => name === 'wasm' && available));
+});
+
+describe('score and generate', async () => {
+  const devices = (await listDevices()).filter(({ available }) => available);
+  for (const name of ['qwen3-tied-gqa', 'qwen3-untied-odd']) {
+    test(`${name}: the log-probabilities of transformers, on every accelerator`, async () => {
+      const { tokens, logprobs } = JSON.parse(await readFile(join(golden, name, 'golden.json'), 'utf8')) as {
+        tokens: number[];
+        logprobs: (number | null)[];
+      };
+      for (const device of devices) {
+        const { code, out, err } = await tandem([
+          'score',
+          join(golden, name),
+          '--tokens',
+          tokens.join(),
+          '--device',
+          device.name,
+          '--json',
+        ]);
+        assert.equal(code, 0, err);
+        const got = (JSON.parse(out) as { logprobs: (number | null)[] }).logprobs;
+        assert.equal(got.length, tokens.length);
+        assert.equal(got[0], null);
+        for (let i = 1; i < got.length; i++) {
+          assert.ok(
+            Math.abs(got[i]! - logprobs[i]!) < 2e-5,
+            `${device.name}, token ${i}: ${got[i]} instead of ${logprobs[i]}`,
+          );
+        }
+      }
+    });
+  }
+
+  test('the same seed gives the same tokens; their log-probabilities are those of score', async () => {
+    const args = [
+      'generate',
+      model,
+      '--tokens',
+      '5,6,7',
+      '--max-tokens',
+      '8',
+      '--temperature',
+      '1',
+      '--seed',
+      '4',
+      '--json',
+    ];
+    const [first, second] = await Promise.all([tandem(args), tandem(args)]);
+    assert.equal(first.code, 0, first.err);
+    assert.equal(first.out, second.out);
+    const { tokens, logprobs, text, finish_reason } = JSON.parse(first.out) as Record<string, unknown>;
+    assert.equal((tokens as number[]).length, 8);
+    assert.equal(text, null);
+    assert.equal(finish_reason, 'length');
+    const scored = await tandem([
+      'score',
+      model,
+      '--tokens',
+      [5, 6, 7, ...(tokens as number[])].join(),
+      '--json',
+    ]);
+    assert.deepEqual((JSON.parse(scored.out) as { logprobs: number[] }).logprobs.slice(3), logprobs);
+  });
+});
+
+describe('damaged models', () => {
+  let folder: string;
+  before(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'tandem-damaged-'));
+  });
+  after(() => rm(folder, { recursive: true, force: true }));
+
+  async function damaged(name: string, damage: (path: string) => Promise<void>): Promise<string> {
+    const path = join(folder, name);
+    await cp(model, path, { recursive: true });
+    await damage(path);
+    const { code, err } = await tandem(['score', path, '--tokens', '1,2']);
+    assert.equal(code, 1, err);
+    assert.match(err, /^tandem: [^\n]*\n$/u, 'one line');
+    return err;
+  }
+  const edit = (change: (config: Record<string, unknown>) => void) => async (path: string) => {
+    const file = join(path, 'config.json');
+    const config = JSON.parse(await readFile(file, 'utf8')) as Record<string, unknown>;
+    change(config);
+    await writeFile(file, JSON.stringify(config));
+  };
+
+  test('a truncated file, a hostile header, a wrong or missing size are named', async () => {
+    assert.match(
+      await damaged('truncated', (path) => truncate(join(path, 'model.safetensors'), 40_000)),
+      /model\.safetensors/u,
+    );
+    const hostile = Buffer.alloc(64);
+    hostile.writeBigUInt64LE(0xffffffffffffn);
+    assert.match(
+      await damaged('hostile', (path) => writeFile(join(path, 'model.safetensors'), hostile)),
+      /header/u,
+    );
+    assert.match(
+      await damaged('empty', (path) => writeFile(join(path, 'model.safetensors'), '')),
+      /model\.safetensors/u,
+    );
+    assert.match(
+      await damaged('missing', (path) => rm(join(path, 'model.safetensors'))),
+      /model\.safetensors/u,
+    );
+    assert.match(
+      await damaged(
+        'shape',
+        edit((config) => {
+          config.hidden_size = 64;
+        }),
+      ),
+      /shape/u,
+    );
+    assert.match(
+      await damaged(
+        'layers',
+        edit((config) => {
+          config.num_hidden_layers = 3;
+        }),
+      ),
+      /model\.layers\.2/u,
+    );
+    assert.match(
+      await damaged(
+        'kind',
+        edit((config) => {
+          config.model_type = 'llama';
+        }),
+      ),
+      /model_type/u,
+    );
+    assert.match(await damaged('json', (path) => writeFile(join(path, 'config.json'), '{')), /JSON/u);
+  });
+});
