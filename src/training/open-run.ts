@@ -1,5 +1,5 @@
 /** Begins a run or opens an interrupted one. Needs Node. */
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { z } from 'zod';
 import { resolveDevice } from '../accelerators/registry.ts';
 import { exists, readJsonFile } from '../checkpoint/files.ts';
@@ -16,6 +16,7 @@ import type { Progress } from './progress.ts';
 import { progressSchema } from './progress.ts';
 import { TrainingRun } from './run.ts';
 import { RunFolder } from './run-folder.ts';
+import { TASKS } from './tasks/index.ts';
 import { checkTask, loadTask } from './tasks/load.ts';
 import { taskTokenizer } from './tasks/problems.ts';
 import type { Task } from './tasks/task.ts';
@@ -81,7 +82,7 @@ export async function newRun(options: NewRun): Promise<TrainingRun> {
   const start = options.model === undefined ? fresh(task, shape, given.seed) : await existing(options.model);
   const progress: Progress = {
     version: 1,
-    task: typeof wanted === 'string' ? wanted : null,
+    task: typeof wanted === 'string' ? located(wanted) : null,
     phases: [...options.phases],
     run: { ...given, name, ...devices },
     sft,
@@ -108,6 +109,11 @@ export async function newRun(options: NewRun): Promise<TrainingRun> {
     start: { weights: start.weights },
     onEvent: options.onEvent ?? (() => {}),
   });
+}
+
+/** A task's name, or the whole path of its file, so that the run can be resumed from any folder. */
+function located(source: string): string {
+  return TASKS.has(source) ? source : resolve(source);
 }
 
 /** The options with their defaults; RunError names each that is wrong. */
