@@ -253,11 +253,16 @@ export function flatten(fn: LoopFunction): Code {
 
 function maxId(body: readonly Instr[]): number {
   let largest = -1;
-  const visit = (value: unknown): void => {
-    if (typeof value !== 'object' || value === null) return;
-    if ('class' in value && 'id' in value) largest = Math.max(largest, value.id as number);
-    else for (const inner of Object.values(value)) visit(inner);
+  const visit = (instr: Instr): void => {
+    if ('dst' in instr) largest = Math.max(largest, instr.dst.id);
+    if (instr.o === 'for') {
+      largest = Math.max(largest, instr.index.id);
+      instr.body.forEach(visit);
+    } else if (instr.o === 'if') {
+      instr.then.forEach(visit);
+      instr.else.forEach(visit);
+    }
   };
-  visit(body);
+  body.forEach(visit);
   return largest;
 }

@@ -118,9 +118,13 @@ export interface Generated {
 
 /** Why the function cannot be compiled here, or null. */
 export function unsupported(fn: LoopFunction, isa: Isa): string | null {
+  return refusal(fn, flatten(fn), isa);
+}
+
+function refusal(fn: LoopFunction, { nodes }: Code, isa: Isa): string | null {
   if (fn.lanes !== lanesOf[isa])
     return `${fn.name}: vectors of ${fn.lanes} lanes, but ${isa} has ${lanesOf[isa]}`;
-  for (const node of flatten(fn).nodes) {
+  for (const node of nodes) {
     const type = unsupportedType(node);
     if (type) return `${fn.name}: ${node.o} of ${type} is not supported on x86-64`;
   }
@@ -132,9 +136,9 @@ export function unsupported(fn: LoopFunction, isa: Isa): string | null {
  * `fn.lanes` must be 16 for avx512 and 8 for avx2. Throws where `unsupported` gives a reason.
  */
 export function generate(fn: LoopFunction, isa: Isa): Generated {
-  const problem = unsupported(fn, isa);
-  if (problem) throw new Error(problem);
   const code: Code = flatten(fn);
+  const problem = refusal(fn, code, isa);
+  if (problem) throw new Error(problem);
   hoistConstants(code);
   if (isa === 'avx512') fuseCompares(code);
   foldMemory(code, isa);

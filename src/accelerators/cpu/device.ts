@@ -123,7 +123,7 @@ class CpuDevice implements Device {
 
   unsupported(kernel: Kernel): string | null {
     const loops = this.#lower(kernel);
-    return typeof loops === 'string' ? loops : null;
+    return typeof loops === 'string' ? loops : ungenerable(loops, this.#isa);
   }
 
   /** The kernel as vector loops, or why it has none here. */
@@ -131,8 +131,7 @@ class CpuDevice implements Device {
     const { target } = isas[this.#isa];
     const reason = unsupported(kernel, target);
     if (reason !== null) return reason;
-    const loops = lower(kernel, target);
-    return ungenerable(loops, this.#isa) ?? loops;
+    return lower(kernel, target);
   }
 
   allocate(byteLength: number): DeviceBuffer {
@@ -147,6 +146,11 @@ class CpuDevice implements Device {
   write(buffer: DeviceBuffer, data: ArrayBufferView, byteOffset = 0): void {
     const address = this.#heap.address(buffer, byteOffset, data.byteLength, 'write to a buffer');
     this.#native.memcpy(address, data, data.byteLength);
+  }
+
+  map(buffer: DeviceBuffer, byteOffset: number, byteLength: number): Uint8Array {
+    const address = this.#heap.address(buffer, byteOffset, byteLength, 'map a buffer');
+    return new Uint8Array(this.#native.view(address, byteLength));
   }
 
   async read(

@@ -327,8 +327,14 @@ class Attempt {
     for (const root of this.#spilled) {
       if (!this.#constants.has(root)) places.set(root, isVectorKey(root) ? slots.vector++ : slots.general++);
     }
+    const isSpilled = (key: number): boolean => this.#spilled.has(this.#find(key));
     nodes.forEach((node, n) => {
-      if (this.dead[n]) return;
+      if (this.dead[n] || this.#vanishes(node)) return;
+      if (!this.#operands.uses[n].some(isSpilled) && !this.#operands.defs[n].some(isSpilled)) {
+        code.nodes.push(node);
+        code.depths.push(depths[n]);
+        return;
+      }
       const replacements = new Map<number, Reg>();
       const replacement = <R extends Reg>(register: R): R => {
         const key = keyOf(register);
@@ -345,12 +351,6 @@ class Attempt {
         code.nodes.push(added);
         code.depths.push(depths[n]);
       };
-      if (this.#vanishes(node)) return;
-      const isSpilled = (key: number): boolean => this.#spilled.has(this.#find(key));
-      if (!this.#operands.uses[n].some(isSpilled) && !this.#operands.defs[n].some(isSpilled)) {
-        push(node);
-        return;
-      }
       const changed = mapRegisters(node, replacement);
       const loaded = new Set<number>();
       eachUse(node, (register) => {

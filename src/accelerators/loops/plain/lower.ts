@@ -5,6 +5,7 @@
 import type { Instruction, Kernel, Op, OpName, ValueId } from '../../../tile/ir.ts';
 import { elementCount, operands } from '../../../tile/ir.ts';
 import type { LoopFunction, LoopTarget, VecReg } from '../ir.ts';
+import { mapBounds } from './bounds.ts';
 import { floatBits } from './code.ts';
 import { lowerDot } from './dot.ts';
 import { lowerLoop } from './loop.ts';
@@ -104,7 +105,14 @@ function lowerMap(context: Context, op: OpOf<'map'>, result: ValueId): void {
       dtype,
     );
     if (scalar !== null) {
-      context.define(result, { at: 'integer', value: scalar });
+      context.define(result, {
+        at: 'integer',
+        value: scalar,
+        bounds: mapBounds(
+          op.fn,
+          op.args.map((id) => context.bounds(id)),
+        ),
+      });
       return;
     }
   }
@@ -216,7 +224,7 @@ export function lower(kernel: Kernel, target: LoopTarget): LoopFunction {
     const program = kernel.grid.map((size, axis): Integer => {
       const value = axis === kernel.grid.length - 1 ? rest : code.int('rem', rest, size);
       rest = code.int('div', rest, size);
-      return { at: 'integer', value: size === 1 ? 0 : value };
+      return { at: 'integer', value: size === 1 ? 0 : value, bounds: [0, size - 1] };
     });
     lowerBlock(context, kernel.body, [], [], program, () => {});
   });

@@ -3,6 +3,7 @@ import type { DType } from '../../../numerics/dtype.ts';
 import { byteLength } from '../../../numerics/dtype.ts';
 import type { Op, ValueId, View } from '../../../tile/ir.ts';
 import type { Address, IntOperand, IntReg, MemoryType, VecReg } from '../ir.ts';
+import type { Bounds } from './bounds.ts';
 import { floatBits } from './code.ts';
 import type { Context, Stored } from './values.ts';
 
@@ -45,8 +46,11 @@ function range(
   offset: IntOperand,
   size: number,
   limit: IntOperand,
+  bounds: Bounds | undefined,
 ): readonly [IntOperand, IntOperand] {
   const { code } = context;
+  const fits = typeof limit === 'number' && bounds !== undefined && bounds[0] >= 0;
+  if (fits && bounds[1] + size <= limit) return [0, size];
   // Offsets and limits far outside must not overflow 32-bit registers.
   const from = code.int('max', offset, -(2 ** 30));
   const end = code.int('sub', code.int('max', limit, 0), from);
@@ -59,13 +63,20 @@ function locate(
   shape: readonly number[],
   offsets: readonly IntOperand[],
   limits: readonly (IntOperand | null)[],
+  bounds: readonly (Bounds | undefined)[] = [],
 ): Block {
   const { code } = context;
   const view = context.kernel.views[viewIndex];
   const ranges = shape.map((size, axis) => {
     const bound = view.shape[axis];
     const limit = limits[axis];
-    return range(context, offsets[axis], size, limit === null ? bound : code.int('min', limit, bound));
+    return range(
+      context,
+      offsets[axis],
+      size,
+      limit === null ? bound : code.int('min', limit, bound),
+      bounds[axis],
+    );
   });
   const base = code.newInt();
   code.emit({ o: 'viewBase', dst: base, index: viewIndex });
@@ -196,6 +207,7 @@ export function lowerLoad(context: Context, op: OpOf<'load'>, result: ValueId): 
     shape,
     op.offsets.map((id) => context.integer(id)),
     op.limits.map((id) => (id === null ? null : context.integer(id))),
+    op.offsets.map((id) => context.bounds(id)),
   );
   const scratch = { base: context.pointer(tile), strides: tile.strides };
   const move = moveIn(context, block);
@@ -229,6 +241,7 @@ export function lowerStore(context: Context, op: OpOf<'store'>): void {
     shape,
     op.offsets.map((id) => context.integer(id)),
     op.limits.map((id) => (id === null ? null : context.integer(id))),
+    op.offsets.map((id) => context.bounds(id)),
   );
   const scratch = { base: context.pointer(tile), strides: tile.strides };
   const move = moveOut(context, block, repeated);

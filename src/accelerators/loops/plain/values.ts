@@ -2,6 +2,7 @@
 import type { DType } from '../../../numerics/dtype.ts';
 import type { Kernel, TileType, ValueId } from '../../../tile/ir.ts';
 import type { IntOperand, IntReg, LoopTarget, VecReg } from '../ir.ts';
+import type { Bounds } from './bounds.ts';
 import { Code } from './code.ts';
 
 /** A piece of scratch memory. `users` counts the values in it; a held one (loop-carried) is kept without any. */
@@ -27,6 +28,8 @@ export interface Splat {
 export interface Integer {
   readonly at: 'integer';
   readonly value: IntOperand;
+  /** What is known of a value in a register. */
+  readonly bounds?: Bounds;
 }
 /** A constant, made again at each use: bits of its lanes (bool: 0 or -1). */
 export interface Constant {
@@ -174,6 +177,13 @@ export class Context {
     if (!isIntegerScalar(type)) return { at: 'vector', value: lanes };
     const first = this.code.first(lanes);
     return { at: 'integer', value: type.dtype === 'bool' ? this.code.int('and', first, 1) : first };
+  }
+
+  /** What is known of an integer scalar. */
+  bounds(id: ValueId): Bounds | undefined {
+    const value = this.value(id);
+    if (value.at !== 'integer') return undefined;
+    return typeof value.value === 'number' ? [value.value, value.value] : value.bounds;
   }
 
   integer(id: ValueId): IntOperand {
