@@ -1,19 +1,4 @@
 // `npm start`: sets up a fresh clone, then runs the whole recipe (`tandem start`) with the arguments given.
-import { spawn } from 'node:child_process';
-import { join } from 'node:path';
-import { build, checkNode, install, root } from './setup.mjs';
+import { runCommand } from './run-command.mjs';
 
-checkNode();
-install();
-build();
-const child = spawn(
-  process.execPath,
-  [join(root, 'dist', 'cli', 'main.js'), 'start', ...process.argv.slice(2)],
-  {
-    stdio: 'inherit',
-  },
-);
-// The terminal sends Ctrl-C to both; the child decides when it is done saving.
-process.on('SIGINT', () => {});
-process.on('SIGTERM', () => child.kill('SIGTERM'));
-child.on('exit', (code, signal) => process.exit(code ?? (signal === 'SIGINT' ? 130 : 1)));
+runCommand(['start', ...process.argv.slice(2)]);

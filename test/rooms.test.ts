@@ -17,6 +17,7 @@ const ROOMS = [
   'fleet',
   'training',
   'web',
+  'bench',
   'cli',
 ];
 /** The rooms that run in a browser. */

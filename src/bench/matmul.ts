@@ -1,0 +1,74 @@
+/** Matrix products: squares, and those of a feed-forward layer's forward and backward pass. */
+import type { Device } from '../accelerators/device.ts';
+import { matmul } from '../kernels/matmul.ts';
+import { Random } from '../numerics/random.ts';
+import { elementCount } from '../tile/ir.ts';
+import type { Item } from './item.ts';
+import { arithmeticPeak } from './item.ts';
+import { secondsEach } from './timing.ts';
+
+interface Product {
+  readonly m: number;
+  readonly k: number;
+  readonly n: number;
+  readonly transA?: boolean;
+}
+
+const square = (size: number): Product => ({ m: size, k: size, n: size });
+const PRODUCTS: readonly Product[] = [
+  square(256),
+  square(512),
+  square(1024),
+  square(2048),
+  { m: 4096, k: 768, n: 256 },
+  { m: 256, k: 4096, n: 768, transA: true },
+];
+
+const BYTES = 4;
+
+/** c[m, n] = a[m, k] · b[k, n] in f32 with random values. `transA`: a is held as [k, m]. */
+export function matmulItem({ m, k, n, transA = false }: Product): Item {
+  return {
+    name: 'matmul',
+    shape: `${m}x${k}x${n}${transA ? ' transA' : ''}`,
+    dtype: 'f32',
+    unit: 'GFLOP/s',
+    limit: (limits) => arithmeticPeak(limits) / 1e9,
+    peer: { kind: 'matmul', m, k, n, transA },
+    async measure(open) {
+      const device = await open();
+      try {
+        return (2 * m * k * n) / (await secondsOf(device, { m, k, n, transA })) / 1e9;
+      } finally {
+        await device.close();
+      }
+    },
+  };
+}
+
+async function secondsOf(device: Device, product: Product): Promise<number> {
+  const kernel = matmul(product);
+  const buffers = kernel.views.map((view, i) => {
+    const count = elementCount(view.shape);
+    const buffer = device.allocate(count * BYTES);
+    if (view.access === 'read') {
+      const random = new Random(0, 'bench-matmul', i);
+      device.write(
+        buffer,
+        Float32Array.from({ length: count }, () => random.float() - 0.5),
+      );
+    }
+    return buffer;
+  });
+  const executable = await device.compile([
+    { kernel, bindings: buffers.map((buffer) => ({ buffer, byteOffset: 0 })) },
+  ]);
+  try {
+    return await secondsEach((repeat) => executable.run(repeat));
+  } finally {
+    executable.dispose();
+    for (const buffer of buffers) device.free(buffer);
+  }
+}
+
+export const matmulItems = (): Item[] => PRODUCTS.map(matmulItem);
