@@ -49,6 +49,11 @@ export interface Device extends AsyncDisposable {
   free(buffer: DeviceBuffer): void;
   /** Copies bytes into device memory; ordered before any later `run`. */
   write(buffer: DeviceBuffer, data: ArrayBufferView, byteOffset?: number): void;
+  /**
+   * Where the host sees device memory: a part of a buffer itself, no copy. It must not be used after `free`, and what
+   * others do to the memory meanwhile (a run, a read from a file that is still under way) is for the caller to order.
+   */
+  map?(buffer: DeviceBuffer, byteOffset: number, byteLength: number): Uint8Array;
   /** Copies bytes out of device memory, after all earlier runs. */
   read(buffer: DeviceBuffer, byteOffset?: number, byteLength?: number): Promise<Uint8Array<ArrayBuffer>>;
   /** Compiles the launches. Throws an error that names the kernel and operation when one is unsupported. */

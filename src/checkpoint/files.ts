@@ -15,6 +15,11 @@ export interface CheckpointReader extends AsyncDisposable {
   readonly metadata: Readonly<Record<string, string>>;
   /** @throws CheckpointError where there is no such tensor, or its file was cut off since it was opened */
   read(name: string): Promise<StoredTensor>;
+  /**
+   * Fills `target`, which may be memory that other threads see, with the tensor's bytes from `begin` on.
+   * @throws CheckpointError as `read`; RangeError where the tensor has no so many bytes
+   */
+  readInto(name: string, begin: number, target: Uint8Array): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -31,19 +36,33 @@ export async function openSafetensors(path: string): Promise<CheckpointReader> {
     throw naming(path, error);
   }
   const close = () => file.close();
+  const find = (name: string): TensorInfo => {
+    const info = header.tensors.get(name);
+    if (info === undefined) throw new CheckpointError(`${path}: has no tensor ${quoted(name)}`);
+    return info;
+  };
+  const readInto = async (name: string, from: number, target: Uint8Array): Promise<void> => {
+    const { begin, end } = find(name);
+    if (!Number.isSafeInteger(from) || from < 0 || begin + from + target.length > end)
+      throw new RangeError(
+        `tensor ${quoted(name)} has ${end - begin} bytes, not ${target.length} from ${from} on`,
+      );
+    try {
+      await fill(file, header.dataOffset + begin + from, target);
+    } catch (error) {
+      throw naming(`${path}: tensor ${quoted(name)}`, error);
+    }
+  };
   return {
     tensors: header.tensors,
     metadata: header.metadata,
     async read(name) {
-      const info = header.tensors.get(name);
-      if (info === undefined) throw new CheckpointError(`${path}: has no tensor ${quoted(name)}`);
-      const { dtype, shape, begin, end } = info;
-      try {
-        return { name, dtype, shape, data: await readAt(file, header.dataOffset + begin, end - begin) };
-      } catch (error) {
-        throw naming(`${path}: tensor ${quoted(name)}`, error);
-      }
+      const { dtype, shape, begin, end } = find(name);
+      const data = new Uint8Array(end - begin);
+      await readInto(name, 0, data);
+      return { name, dtype, shape, data };
     },
+    readInto,
     close,
     [Symbol.asyncDispose]: close,
   };
@@ -108,14 +127,16 @@ async function openShards(folder: string, indexPath: string): Promise<Checkpoint
     throw error;
   }
   const metadata = Object.assign({}, ...[...shards.values()].map((shard) => shard.metadata));
+  const find = (name: string): CheckpointReader => {
+    const shard = tensors.has(name) ? shards.get(shardOf[name]!) : undefined;
+    if (shard === undefined) throw new CheckpointError(`${indexPath}: has no tensor ${quoted(name)}`);
+    return shard;
+  };
   return {
     tensors,
     metadata,
-    async read(name) {
-      const shard = tensors.has(name) ? shards.get(shardOf[name]!) : undefined;
-      if (shard === undefined) throw new CheckpointError(`${indexPath}: has no tensor ${quoted(name)}`);
-      return shard.read(name);
-    },
+    read: async (name) => find(name).read(name),
+    readInto: async (name, begin, target) => find(name).readInto(name, begin, target),
     close,
     [Symbol.asyncDispose]: close,
   };
@@ -220,6 +241,13 @@ const MAX_TRANSFER_BYTES = 2 ** 30;
 
 async function readAt(file: FileHandle, position: number, length: number): Promise<Uint8Array> {
   const bytes = new Uint8Array(length);
+  await fill(file, position, bytes);
+  return bytes;
+}
+
+/** Reads as many bytes as `bytes` has, from `position` on. */
+async function fill(file: FileHandle, position: number, bytes: Uint8Array): Promise<void> {
+  const { length } = bytes;
   let done = 0;
   while (done < length) {
     const wanted = Math.min(length - done, MAX_TRANSFER_BYTES);
@@ -231,7 +259,6 @@ async function readAt(file: FileHandle, position: number, length: number): Promi
     }
     done += bytesRead;
   }
-  return bytes;
 }
 
 async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {

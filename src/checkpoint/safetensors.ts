@@ -276,20 +276,27 @@ export function serializeSafetensors(
 /** The types that convert to and from float32 here. */
 export type FloatType = 'F32' | 'BF16' | 'F16';
 
+/** A tensor's type. Throws CheckpointError where it is not F32, BF16 or F16. */
+export function checkFloat({ name, dtype }: Pick<TensorInfo, 'name' | 'dtype'>): FloatType {
+  if (dtype === 'F32' || dtype === 'BF16' || dtype === 'F16') return dtype;
+  throw new CheckpointError(`tensor ${quoted(name)}: is ${dtype}, but F32, BF16 or F16 is needed here`);
+}
+
 /**
  * A tensor's values as float32, exactly, as a new array.
  * @throws CheckpointError where its type is not F32, BF16 or F16
  */
 export function toFloat32(tensor: StoredTensor): Float32Array {
   // A copy, because the data of a file may begin at any byte, which typed arrays cannot.
-  const bytes = new Uint8Array(tensor.data);
-  if (tensor.dtype === 'F32') return new Float32Array(bytes.buffer);
-  if (tensor.dtype === 'BF16') return bf16ToF32(new Uint16Array(bytes.buffer));
-  if (tensor.dtype === 'F16') return f16ToF32(new Uint16Array(bytes.buffer));
-  throw new CheckpointError(
-    `tensor ${quoted(tensor.name)}: is ${tensor.dtype}, but F32, BF16 or F16 is needed here`,
-  );
+  const { buffer } = new Uint8Array(tensor.data);
+  return VALUES[checkFloat(tensor)](buffer);
 }
+
+const VALUES: { readonly [T in FloatType]: (bytes: ArrayBuffer) => Float32Array } = {
+  F32: (bytes) => new Float32Array(bytes),
+  BF16: (bytes) => bf16ToF32(new Uint16Array(bytes)),
+  F16: (bytes) => f16ToF32(new Uint16Array(bytes)),
+};
 
 /** A tensor to be stored, from float32 values, rounded to nearest even where `dtype` is narrower. */
 export function fromFloat32(

@@ -15,7 +15,8 @@ import { WeightStore } from './weights.ts';
 export interface LanguageModelParts {
   readonly device: Device;
   readonly config: Qwen3Config;
-  readonly weights: Weights;
+  /** Values, or weights that are on the device already, in `dtype`; these are disposed of with the model. */
+  readonly weights: Weights | WeightStore;
   readonly tokenizer: Tokenizer | null;
   /** A prompt that the model understands, for people who do not know what to ask. */
   readonly example?: string | null;
@@ -60,8 +61,11 @@ export class LanguageModel implements AsyncDisposable {
     this.example = example;
     this.#dtype = dtype;
     this.#ownsDevice = ownsDevice;
-    this.#weights = new WeightStore(device, config, dtype);
-    this.#weights.write(weights);
+    if (weights instanceof WeightStore) this.#weights = weights;
+    else {
+      this.#weights = new WeightStore(device, config, dtype);
+      this.#weights.write(weights);
+    }
     this.#engine = new Engine(device, this.#weights.store, config, dtype);
   }
 

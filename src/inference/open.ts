@@ -3,9 +3,9 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { AUTO, openDevice } from '../accelerators/registry.ts';
 import { exists, readJsonFile } from '../checkpoint/files.ts';
-import { readModel } from '../checkpoint/model.ts';
 import { loadTokenizer } from '../checkpoint/tokenizer-files.ts';
 import { LanguageModel } from './language-model.ts';
+import { loadWeights } from './load.ts';
 import type { WeightType } from './weights.ts';
 
 export interface OpenOptions {
@@ -23,18 +23,16 @@ const aboutSchema = z.looseObject({ example: z.string().optional() });
  * @throws where the folder is no such model, or the accelerator is not available; the message says which and why
  */
 export async function openModel(folder: string, options: OpenOptions = {}): Promise<LanguageModel> {
-  const { config, weights } = await readModel(folder);
   const tokenizer = (await exists(join(folder, 'tokenizer.json'))) ? await loadTokenizer(folder) : null;
   const about = join(folder, 'task.json');
   const example = (await exists(about)) ? ((await readJsonFile(about, aboutSchema)).example ?? null) : null;
+  const dtype = options.dtype ?? 'f32';
   const device = await openDevice(options.device ?? AUTO, { threads: options.threads });
-  return new LanguageModel({
-    device,
-    config,
-    weights,
-    tokenizer,
-    example,
-    dtype: options.dtype ?? 'f32',
-    ownsDevice: true,
-  });
+  try {
+    const { config, weights } = await loadWeights(folder, device, dtype);
+    return new LanguageModel({ device, config, weights, tokenizer, example, dtype, ownsDevice: true });
+  } catch (error) {
+    await device.close();
+    throw error;
+  }
 }

@@ -1,0 +1,219 @@
+/**
+ * A model's weights from its folder into an accelerator's memory. Needs Node. The files' bytes go to the device in
+ * pieces as they are; what has to be transposed or rounded there is, by kernels, while the next pieces are read. So
+ * neither the host's memory nor its arithmetic is needed: beyond the weights themselves, two slots of device memory are.
+ */
+import { join } from 'node:path';
+import { z } from 'zod';
+import type { Device, DeviceBuffer, Launch } from '../accelerators/device.ts';
+import type { CheckpointReader } from '../checkpoint/files.ts';
+import { openCheckpoint, readJsonFile } from '../checkpoint/files.ts';
+import { checkWeight } from '../checkpoint/layout.ts';
+import type { FloatType, TensorInfo } from '../checkpoint/safetensors.ts';
+import { checkFloat, STORED_TYPE_BYTES } from '../checkpoint/safetensors.ts';
+import type { CopyType } from '../kernels/transpose.ts';
+import { convert, transpose } from '../kernels/transpose.ts';
+import type { Qwen3Config } from '../models/config.ts';
+import { parseConfig } from '../models/config.ts';
+import type { WeightSpec } from '../models/qwen3.ts';
+import { weightSpecs } from '../models/qwen3.ts';
+import { byteLength } from '../numerics/dtype.ts';
+import type { StoreEntry } from '../tensor/store.ts';
+import type { WeightType } from './weights.ts';
+import { WeightStore } from './weights.ts';
+
+export interface LoadedWeights {
+  readonly config: Qwen3Config;
+  /** The caller's: dispose of it before the device is closed. */
+  readonly weights: WeightStore;
+}
+
+export interface LoadOptions {
+  /** Bytes that are read before they are worked on together; there are two slots of this size. */
+  readonly slotBytes?: number;
+}
+
+/** Large enough that a read is a few calls and a run keeps all threads busy, small enough to stay in a large cache. */
+const SLOT_BYTES = 16 * 2 ** 20;
+/** Pieces begin at multiples of this. */
+const ALIGNMENT = 64;
+/** Rows of a matrix that a piece holds are a multiple of this, so that pieces begin aligned in the transposed matrix. */
+const ROW_MULTIPLE = 64;
+
+const DEVICE_TYPE: { readonly [T in FloatType]: CopyType } = { F32: 'f32', BF16: 'bf16', F16: 'f16' };
+
+/** A part of a stored tensor, and how it gets to its place. */
+interface Piece {
+  readonly name: string;
+  /** Bytes of the stored tensor. */
+  readonly begin: number;
+  readonly bytes: number;
+  readonly target: DeviceBuffer;
+  readonly targetOffset: number;
+  /** What brings the bytes from a slot to the target; null: they are read there directly. */
+  readonly kernel: Launch['kernel'] | null;
+}
+
+/**
+ * Reads a Qwen3 model's weights into `device`, matrices as [in, out], rounded to `dtype` (norms: f32).
+ * @throws CheckpointError or ConfigError where a file is missing, damaged, or lacks a weight or has one of a wrong
+ *   shape or type; the device's error where its memory is too small
+ */
+export async function loadWeights(
+  folder: string,
+  device: Device,
+  dtype: WeightType,
+  { slotBytes = SLOT_BYTES }: LoadOptions = {},
+): Promise<LoadedWeights> {
+  const configPath = join(folder, 'config.json');
+  const config = parseConfig(await readJsonFile(configPath, z.unknown()), configPath);
+  await using checkpoint = await openCheckpoint(folder);
+  const found = weightSpecs(config).map((spec) => {
+    const info = checkpoint.tensors.get(spec.name);
+    checkWeight(spec, info, folder);
+    return { spec, info, type: checkFloat(info) };
+  });
+  const weights = new WeightStore(device, config, dtype);
+  try {
+    await using slots = new Slots(device, checkpoint, slotBytes);
+    for (const { spec, info, type } of found) {
+      for (const piece of piecesOf(spec, info, type, weights.store.get(spec.name), slotBytes))
+        await slots.add(piece);
+    }
+    await slots.finish();
+  } catch (error) {
+    weights.dispose();
+    throw error;
+  }
+  return { config, weights };
+}
+
+function* piecesOf(
+  spec: WeightSpec,
+  { name, begin, end, shape }: TensorInfo,
+  stored: FloatType,
+  { type, buffer }: StoreEntry,
+  slotBytes: number,
+): Generator<Piece> {
+  const from = DEVICE_TYPE[stored];
+  const to = type.dtype as CopyType;
+  const total = end - begin;
+  if (spec.kind === 'matrix') {
+    const [rows, columns] = shape;
+    const rowBytes = columns * STORED_TYPE_BYTES[stored];
+    const fitting = Math.floor(slotBytes / rowBytes);
+    const step = Math.max(1, fitting - (fitting % ROW_MULTIPLE) || fitting);
+    for (let row = 0; row < rows; row += step) {
+      const count = Math.min(step, rows - row);
+      yield {
+        name,
+        begin: row * rowBytes,
+        bytes: count * rowBytes,
+        target: buffer,
+        targetOffset: byteLength(to, row),
+        kernel: transpose({ rows: count, columns, type: from, yType: to, yStride: rows }),
+      };
+    }
+    return;
+  }
+  const width = STORED_TYPE_BYTES[stored];
+  const step = Math.max(ALIGNMENT, slotBytes - (slotBytes % ALIGNMENT));
+  for (let at = 0; at < total; at += step) {
+    const bytes = Math.min(step, total - at);
+    yield {
+      name,
+      begin: at,
+      bytes,
+      target: buffer,
+      targetOffset: byteLength(to, at / width),
+      kernel: from === to ? null : convert({ count: bytes / width, type: from, yType: to }),
+    };
+  }
+}
+
+/** Two slots of device memory by turns: while kernels work on what one holds, the other is filled. */
+class Slots implements AsyncDisposable {
+  readonly #device: Device;
+  readonly #checkpoint: CheckpointReader;
+  readonly #slotBytes: number;
+  /** The one that is filled comes first. Made when the first piece needs them. */
+  #slots: DeviceBuffer[] = [];
+  #used = 0;
+  #pending = 0;
+  #reads: Promise<void>[] = [];
+  #launches: Launch[] = [];
+  #run: Promise<void> = Promise.resolve();
+
+  constructor(device: Device, checkpoint: CheckpointReader, slotBytes: number) {
+    this.#device = device;
+    this.#checkpoint = checkpoint;
+    this.#slotBytes = slotBytes;
+  }
+
+  async add(piece: Piece): Promise<void> {
+    if (this.#pending > 0 && this.#pending + piece.bytes > this.#slotBytes) await this.#flush();
+    const { kernel, target, targetOffset, bytes } = piece;
+    if (kernel === null) this.#begin(piece, target, targetOffset);
+    else {
+      // A row may be longer than a slot.
+      const size = Math.max(this.#slotBytes, bytes);
+      if (this.#slots.length === 0 || this.#slots[0].byteLength < size) await this.#reserve(size);
+      const source = { buffer: this.#slots[0], byteOffset: this.#used };
+      this.#begin(piece, source.buffer, source.byteOffset);
+      this.#launches.push({ kernel, bindings: [source, { buffer: target, byteOffset: targetOffset }] });
+      this.#used += Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
+    }
+    this.#pending += Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
+  }
+
+  #begin(piece: Piece, target: DeviceBuffer, offset: number): void {
+    const read = this.#read(piece, target, offset);
+    // `#flush` awaits it and hears of a failure; until then it must not count as unhandled.
+    read.catch(() => {});
+    this.#reads.push(read);
+  }
+
+  async #read({ name, begin, bytes }: Piece, target: DeviceBuffer, offset: number): Promise<void> {
+    const mapped = this.#device.map?.(target, offset, bytes);
+    const data = mapped ?? new Uint8Array(bytes);
+    await this.#checkpoint.readInto(name, begin, data);
+    if (mapped === undefined) this.#device.write(target, data, offset);
+  }
+
+  /** Lets the kernels begin once everything they need is there and the other slot is free again. */
+  async #flush(): Promise<void> {
+    await Promise.all(this.#reads);
+    await this.#run;
+    this.#run = this.#launches.length === 0 ? Promise.resolve() : this.#work(this.#launches);
+    this.#run.catch(() => {});
+    [this.#reads, this.#launches, this.#used, this.#pending] = [[], [], 0, 0];
+    this.#slots.reverse();
+  }
+
+  async #work(launches: readonly Launch[]): Promise<void> {
+    const executable = await this.#device.compile(launches);
+    try {
+      await executable.run();
+    } finally {
+      executable.dispose();
+    }
+  }
+
+  async #reserve(bytes: number): Promise<void> {
+    await this.#flush();
+    await this.#run;
+    for (const slot of this.#slots.splice(0)) this.#device.free(slot);
+    for (let i = 0; i < 2; i++) this.#slots.push(this.#device.allocate(bytes));
+  }
+
+  async finish(): Promise<void> {
+    await this.#flush();
+    await this.#run;
+  }
+
+  /** Also after a failure: nothing may still write to memory that is then freed. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.allSettled([...this.#reads, this.#run]);
+    for (const slot of this.#slots.splice(0)) this.#device.free(slot);
+  }
+}
