@@ -26,7 +26,7 @@ const BROWSER = [...ROOMS.slice(0, ROOMS.indexOf('fleet') + 1), 'web'];
 const NODE_FILES = [
   /^accelerators\/cpu\//u,
   /^checkpoint\/(files|model|tokenizer-files)\.ts$/u,
-  /^inference\/open\.ts$/u,
+  /^inference\/(load|open)\.ts$/u,
 ];
 /** Packages that run in a browser too. */
 const BROWSER_PACKAGES = ['zod', '@huggingface/tokenizers'];

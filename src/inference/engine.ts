@@ -5,6 +5,7 @@
  */
 import type { Device } from '../accelerators/device.ts';
 import type { Qwen3Config } from '../models/config.ts';
+import type { WeightLayout } from '../models/qwen3.ts';
 import { declareWeights, hiddenStates, logits } from '../models/qwen3.ts';
 import type { Tensor } from '../tensor/graph.ts';
 import { Graph } from '../tensor/graph.ts';
@@ -65,12 +66,20 @@ export class Engine {
   readonly #store: ParameterStore;
   readonly #config: Qwen3Config;
   readonly #dtype: WeightType;
+  readonly #layout: WeightLayout;
   readonly #programs = new Map<string, Promise<Program>>();
 
   /** Generates with the weights of `store`, whatever they are at the time of a call. */
-  constructor(device: Device, store: ParameterStore, config: Qwen3Config, dtype: WeightType) {
+  constructor(
+    device: Device,
+    store: ParameterStore,
+    config: Qwen3Config,
+    dtype: WeightType,
+    layout: WeightLayout = 'rows',
+  ) {
     this.#device = device;
     this.#store = store;
+    this.#layout = layout;
     this.#config = config;
     this.#dtype = dtype;
   }
@@ -187,7 +196,7 @@ export class Engine {
     const g = new Graph();
     const lengths = g.input('lengths', 'i32', [batch]);
     const positions = Int32Array.from({ length: batch * width }, (_, i) => i % width);
-    const weights = declareWeights(g, this.#config, this.#dtype);
+    const weights = declareWeights(g, this.#config, this.#dtype, { layout: this.#layout });
     const hidden = hiddenStates(g, this.#config, weights, {
       ids: g.input('ids', 'i32', [batch * width]),
       positions: g.literal(positions),
@@ -207,7 +216,7 @@ export class Engine {
   #decodeGraph(geometry: Geometry): Graph {
     const g = new Graph();
     const { token, position } = frontier(g, geometry);
-    const weights = declareWeights(g, this.#config, this.#dtype);
+    const weights = declareWeights(g, this.#config, this.#dtype, { layout: this.#layout });
     const hidden = hiddenStates(g, this.#config, weights, {
       ids: token,
       positions: position,

@@ -63,10 +63,10 @@ export class LanguageModel implements AsyncDisposable {
     this.#ownsDevice = ownsDevice;
     if (weights instanceof WeightStore) this.#weights = weights;
     else {
-      this.#weights = new WeightStore(device, config, dtype);
+      this.#weights = new WeightStore(device, config, dtype, 'panels');
       this.#weights.write(weights);
     }
-    this.#engine = new Engine(device, this.#weights.store, config, dtype);
+    this.#engine = new Engine(device, this.#weights.store, config, dtype, this.#weights.layout);
   }
 
   /** Token ids of a prompt. Throws where the model has no tokenizer, or the tokenizer lacks a word. */
@@ -120,7 +120,7 @@ export class LanguageModel implements AsyncDisposable {
     const ids = g.literal(Int32Array.from(tokens));
     const positions = g.literal(Int32Array.from(tokens.keys()));
     const targets = g.literal(Int32Array.from([...tokens.slice(1), -1]));
-    const weights = declareWeights(g, config, this.#dtype);
+    const weights = declareWeights(g, config, this.#dtype, { layout: this.#weights.layout });
     const shape = attentionShape(config, 1);
     const hidden = hiddenStates(g, config, weights, {
       ids,

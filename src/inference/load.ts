@@ -1,6 +1,6 @@
 /**
  * A model's weights from its folder into an accelerator's memory. Needs Node. The files' bytes go to the device in
- * pieces as they are; what has to be transposed or rounded there is, by kernels, while the next pieces are read. So
+ * pieces as they are; they are transposed and rounded there, by kernels, while the next pieces are read. So
  * neither the host's memory nor its arithmetic is needed: beyond the weights themselves, two slots of device memory are.
  */
 import { join } from 'node:path';
@@ -11,12 +11,12 @@ import { openCheckpoint, readJsonFile } from '../checkpoint/files.ts';
 import { checkWeight } from '../checkpoint/layout.ts';
 import type { FloatType, TensorInfo } from '../checkpoint/safetensors.ts';
 import { checkFloat, STORED_TYPE_BYTES } from '../checkpoint/safetensors.ts';
+import { packTransposed, panelsOf } from '../kernels/panels.ts';
 import type { CopyType } from '../kernels/transpose.ts';
-import { convert, transpose } from '../kernels/transpose.ts';
+import { convert } from '../kernels/transpose.ts';
 import type { Qwen3Config } from '../models/config.ts';
 import { parseConfig } from '../models/config.ts';
-import type { WeightSpec } from '../models/qwen3.ts';
-import { weightSpecs } from '../models/qwen3.ts';
+import { matrixShape, weightSpecs } from '../models/qwen3.ts';
 import { byteLength } from '../numerics/dtype.ts';
 import type { StoreEntry } from '../tensor/store.ts';
 import type { WeightType } from './weights.ts';
@@ -37,8 +37,6 @@ export interface LoadOptions {
 const SLOT_BYTES = 16 * 2 ** 20;
 /** Pieces begin at multiples of this. */
 const ALIGNMENT = 64;
-/** Rows of a matrix that a piece holds are a multiple of this, so that pieces begin aligned in the transposed matrix. */
-const ROW_MULTIPLE = 64;
 
 const DEVICE_TYPE: { readonly [T in FloatType]: CopyType } = { F32: 'f32', BF16: 'bf16', F16: 'f16' };
 
@@ -55,7 +53,7 @@ interface Piece {
 }
 
 /**
- * Reads a Qwen3 model's weights into `device`, matrices as [in, out], rounded to `dtype` (norms: f32).
+ * Reads a Qwen3 model's weights into `device`, in panels, rounded to `dtype` (norms: f32).
  * @throws CheckpointError or ConfigError where a file is missing, damaged, or lacks a weight or has one of a wrong
  *   shape or type; the device's error where its memory is too small
  */
@@ -73,11 +71,17 @@ export async function loadWeights(
     checkWeight(spec, info, folder);
     return { spec, info, type: checkFloat(info) };
   });
-  const weights = new WeightStore(device, config, dtype);
+  const weights = new WeightStore(device, config, dtype, 'panels');
   try {
     await using slots = new Slots(device, checkpoint, slotBytes);
     for (const { spec, info, type } of found) {
-      for (const piece of piecesOf(spec, info, type, weights.store.get(spec.name), slotBytes))
+      for (const piece of piecesOf(
+        matrixShape(config, spec),
+        info,
+        type,
+        weights.store.get(spec.name),
+        slotBytes,
+      ))
         await slots.add(piece);
     }
     await slots.finish();
@@ -89,34 +93,34 @@ export async function loadWeights(
 }
 
 function* piecesOf(
-  spec: WeightSpec,
-  { name, begin, end, shape }: TensorInfo,
+  matrix: readonly [number, number] | null,
+  { name, begin, end }: TensorInfo,
   stored: FloatType,
   { type, buffer }: StoreEntry,
   slotBytes: number,
 ): Generator<Piece> {
   const from = DEVICE_TYPE[stored];
   const to = type.dtype as CopyType;
-  const total = end - begin;
-  if (spec.kind === 'matrix') {
-    const [rows, columns] = shape;
-    const rowBytes = columns * STORED_TYPE_BYTES[stored];
-    const fitting = Math.floor(slotBytes / rowBytes);
-    const step = Math.max(1, fitting - (fitting % ROW_MULTIPLE) || fitting);
-    for (let row = 0; row < rows; row += step) {
-      const count = Math.min(step, rows - row);
+  const width = STORED_TYPE_BYTES[stored];
+  if (matrix !== null) {
+    const [rows, columns] = matrix;
+    const panel = panelsOf(columns).width;
+    const rowBytes = rows * width;
+    const step = panel * Math.max(1, Math.floor(slotBytes / (panel * rowBytes)));
+    for (let column = 0; column < columns; column += step) {
+      const count = Math.min(step, columns - column);
       yield {
         name,
-        begin: row * rowBytes,
+        begin: column * rowBytes,
         bytes: count * rowBytes,
         target: buffer,
-        targetOffset: byteLength(to, row),
-        kernel: transpose({ rows: count, columns, type: from, yType: to, yStride: rows }),
+        targetOffset: byteLength(to, column * rows),
+        kernel: packTransposed({ columns: count, rows, width: panel, type: from, yType: to }),
       };
     }
     return;
   }
-  const width = STORED_TYPE_BYTES[stored];
+  const total = end - begin;
   const step = Math.max(ALIGNMENT, slotBytes - (slotBytes % ALIGNMENT));
   for (let at = 0; at < total; at += step) {
     const bytes = Math.min(step, total - at);

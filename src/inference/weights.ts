@@ -1,10 +1,14 @@
 /** A model's weights in an accelerator's memory. */
 import type { Device } from '../accelerators/device.ts';
+import { transposed } from '../checkpoint/layout.ts';
+import { packPanels, unpackPanels } from '../kernels/panels.ts';
 import type { Qwen3Config } from '../models/config.ts';
-import { weightSpecs } from '../models/qwen3.ts';
+import type { WeightLayout } from '../models/qwen3.ts';
+import { heldShape, matrixShape, weightSpecs } from '../models/qwen3.ts';
 import type { DType } from '../numerics/dtype.ts';
 import { bf16ToF32, f32ToBf16 } from '../numerics/float.ts';
 import { ParameterStore } from '../tensor/store.ts';
+import { elementCount } from '../tile/ir.ts';
 
 export type WeightType = 'f32' | 'bf16';
 
@@ -29,29 +33,47 @@ export function roundWeights(config: Qwen3Config, weights: Weights, dtype: Weigh
 
 export class WeightStore {
   readonly store: ParameterStore;
+  readonly layout: WeightLayout;
   readonly #config: Qwen3Config;
 
   /** Allocates every weight, as zeros. */
-  constructor(device: Device, config: Qwen3Config, dtype: WeightType) {
+  constructor(device: Device, config: Qwen3Config, dtype: WeightType, layout: WeightLayout = 'rows') {
     this.store = new ParameterStore(device);
+    this.layout = layout;
     this.#config = config;
-    for (const { name, shape, kind } of weightSpecs(config))
-      this.store.create(name, storedType(kind, dtype), shape);
+    for (const spec of weightSpecs(config))
+      this.store.create(spec.name, storedType(spec.kind, dtype), heldShape(config, spec, layout));
   }
 
   /** Overwrites every weight. Throws where one is missing or has a wrong number of values. */
   write(weights: Weights): void {
-    for (const { name } of weightSpecs(this.#config)) {
+    for (const spec of weightSpecs(this.#config)) {
+      const { name, shape, kind } = spec;
       const values = weights.get(name);
       if (values === undefined) throw new Error(`the weight '${name}' is missing`);
-      this.store.write(name, values);
+      const count = elementCount(shape);
+      if (values.length !== count)
+        throw new Error(`the weight '${name}' has ${values.length} values, not ${count}`);
+      const matrix = this.layout === 'rows' ? null : matrixShape(this.#config, spec);
+      if (matrix === null) this.store.write(name, values);
+      else {
+        const rows = kind === 'embedding' ? transposed(values, matrix[1], matrix[0]) : values;
+        this.store.write(name, packPanels(rows, ...matrix));
+      }
     }
   }
 
   async read(): Promise<Map<string, Float32Array>> {
     const weights = new Map<string, Float32Array>();
-    for (const { name } of weightSpecs(this.#config))
-      weights.set(name, (await this.store.read(name)) as Float32Array);
+    for (const spec of weightSpecs(this.#config)) {
+      const values = (await this.store.read(spec.name)) as Float32Array;
+      const matrix = this.layout === 'rows' ? null : matrixShape(this.#config, spec);
+      if (matrix === null) weights.set(spec.name, values);
+      else {
+        const rows = unpackPanels(values, ...matrix);
+        weights.set(spec.name, spec.kind === 'embedding' ? transposed(rows, ...matrix) : rows);
+      }
+    }
     return weights;
   }
 

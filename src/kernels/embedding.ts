@@ -2,7 +2,7 @@
 import { buildKernel, ceilDiv } from '../tile/builder.ts';
 import type { Kernel } from '../tile/ir.ts';
 import type { Storage } from './common.ts';
-import { loadF32, memoized } from './common.ts';
+import { loadF32, memoized, storeAs } from './common.ts';
 
 export interface EmbeddingOptions {
   readonly tokens: number;
@@ -11,6 +11,8 @@ export interface EmbeddingOptions {
   readonly tableType?: Storage;
   /** Type of x and its gradient. */
   readonly type?: Storage;
+  /** The table is held as the panels, of so many columns, of its transpose: [ceil(vocabulary / panel), columns, panel]. */
+  readonly panel?: number;
   /** Backward: adds to the gradient that is there instead of beginning at zero. */
   readonly accumulate?: boolean;
 }
@@ -20,6 +22,7 @@ const shape = (o: EmbeddingOptions) => `${o.tokens}_${o.vocabulary}x${o.columns}
 /** x[t] = table[ids[t]], zeros for ids outside the table. Views: ids i32 [tokens], table [vocabulary, columns], x. */
 export const embedding: (options: EmbeddingOptions) => Kernel = memoized((o: EmbeddingOptions): Kernel => {
   const { tokens, vocabulary, columns, tableType = 'f32', type = 'f32' } = o;
+  if (o.panel !== undefined) return embeddingOfPanels(o, o.panel);
   return buildKernel(`embedding_${shape(o)}_${tableType}_${type}`, (k) => {
     const ids = k.input('ids', 'i32', [tokens]);
     const table = k.input('table', tableType, [vocabulary, columns]);
@@ -33,6 +36,26 @@ export const embedding: (options: EmbeddingOptions) => Kernel = memoized((o: Emb
     k.store(x, [token, column], k.gather(table, rows, column, width).cast(type));
   });
 });
+
+function embeddingOfPanels(o: EmbeddingOptions, panel: number): Kernel {
+  const { tokens, vocabulary, columns, tableType = 'f32', type = 'f32' } = o;
+  return buildKernel(`embedding_${shape(o)}_panel${panel}_${tableType}_${type}`, (k) => {
+    const ids = k.input('ids', 'i32', [tokens]);
+    // A token's row is a column of its panel.
+    const count = ceilDiv(vocabulary, panel);
+    const strides = [columns * panel, 1, panel];
+    const table = k.input('table', tableType, [count, panel, columns], { strides });
+    const x = k.output('x', type, [tokens, columns]);
+    const width = Math.min(columns, 512);
+    k.grid(ceilDiv(columns, width), tokens);
+    const [column, token] = [k.programId(0).mul(width), k.programId(1)];
+    const id = k.loadScalar(ids, [token]);
+    // Negative ids lie in no panel, nor do those beyond the last; its surplus columns are zeros.
+    const from = id.lt(0).select(count, id.div(panel));
+    const row = loadF32(k, table, [from, id.rem(panel), column], [1, 1, width]);
+    storeAs(k, x, [token, column], row.reshape([1, width]));
+  });
+}
 
 /**
  * dtable[ids[t]] += dx[t], t ascending; ids outside the table are skipped. A program owns a block of columns: no

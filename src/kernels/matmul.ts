@@ -37,6 +37,8 @@ export interface MatmulOptions {
   readonly transA?: boolean;
   /** b is held as [n, k]. */
   readonly transB?: boolean;
+  /** b is held in panels of so many columns, [ceil(n / panel), k, panel]: see `panels.ts`. Not with `transB` or `batch`. */
+  readonly panel?: number;
   readonly aType?: Storage;
   readonly bType?: Storage;
   readonly cType?: Storage;
@@ -46,9 +48,19 @@ export interface MatmulOptions {
   readonly epilogue?: Epilogue;
 }
 
-/** Block sizes where the caller names none: few rows (decode) are taken whole, so that weights are read once. */
-export function defaultBlocks({ m, n, k }: { m: number; n: number; k: number }): MatmulBlocks {
-  return { m: Math.min(m, 64), n: Math.min(n, m <= 16 ? 256 : 128), k: Math.min(k, 256) };
+/** Rows of a product up to which reading b takes longer than multiplying. */
+const FEW_ROWS = 16;
+
+/**
+ * Block sizes where the caller names none: few rows (decode) are taken whole, so that weights are read once. Panels
+ * are contiguous, so a step along k only has to fit into the first cache.
+ */
+export function defaultBlocks({ m, n, k, panel }: MatmulOptions): MatmulBlocks {
+  if (panel !== undefined)
+    return m <= FEW_ROWS
+      ? { m, n: panel, k: Math.min(k, 64) }
+      : { m: Math.min(m, 64), n: 2 * panel, k: Math.min(k, 256) };
+  return { m: Math.min(m, 64), n: Math.min(n, m <= FEW_ROWS ? 256 : 128), k: Math.min(k, 256) };
 }
 
 /**
@@ -63,6 +75,7 @@ export const matmul: (options: MatmulOptions) => Kernel = memoized((options: Mat
     batch,
     transA = false,
     transB = false,
+    panel,
     aType = 'f32',
     bType = 'f32',
     cType = 'f32',
@@ -70,12 +83,18 @@ export const matmul: (options: MatmulOptions) => Kernel = memoized((options: Mat
     epilogue,
   } = options;
   const block = { ...defaultBlocks(options), ...options.blocks };
-  const name = `matmul_${batch === undefined ? '' : `${batch}x`}${m}x${n}x${depth}_${transA ? 't' : 'n'}${transB ? 't' : 'n'}_${typeSuffix(aType, bType, cType)}${accumulate ? '_acc' : ''}${epilogue === undefined ? '' : `_${epilogue.key}`}`;
+  if (panel !== undefined && (transB || batch !== undefined))
+    throw new RangeError('a matrix in panels is neither transposed nor batched');
+  /** Columns that one accumulator holds, and accumulators of a program. */
+  const width = panel ?? block.n;
+  const parts = Math.max(1, Math.floor(block.n / width));
+  const name = `matmul_${batch === undefined ? '' : `${batch}x`}${m}x${n}x${depth}_${transA ? 't' : 'n'}${panel === undefined ? (transB ? 't' : 'n') : `p${panel}`}_${typeSuffix(aType, bType, cType)}${accumulate ? '_acc' : ''}${epilogue === undefined ? '' : `_${epilogue.key}`}`;
   return buildKernel(name, (k) => {
     const batched = batch !== undefined;
     const full = (shape: readonly number[]) => (batched ? [batch, ...shape] : shape);
     const a = k.input('a', aType, full(transA ? [depth, m] : [m, depth]));
-    const b = k.input('b', bType, full(transB ? [n, depth] : [depth, n]));
+    const bShape = transB ? [n, depth] : [depth, n];
+    const b = k.input('b', bType, panel === undefined ? full(bShape) : [ceilDiv(n, panel), depth, panel]);
     const extras = (epilogue?.inputs ?? []).map((input) => ({
       view: k.input(
         input.name,
@@ -85,51 +104,53 @@ export const matmul: (options: MatmulOptions) => Kernel = memoized((options: Mat
       kind: input.kind,
     }));
     const c = accumulate ? k.inout('c', cType, full([m, n])) : k.output('c', cType, full([m, n]));
-    k.grid(ceilDiv(n, block.n), ceilDiv(m, block.m), ...(batched ? [batch] : []));
-    const column = k.programId(0).mul(block.n);
+    k.grid(ceilDiv(n, parts * width), ceilDiv(m, block.m), ...(batched ? [batch] : []));
+    const column = k.programId(0).mul(parts * width);
     const row = k.programId(1).mul(block.m);
     const at = (offsets: readonly (Tile | number)[]) => (batched ? [k.programId(2), ...offsets] : offsets);
     const flat = (tile: Tile, shape: readonly number[]) => (batched ? tile.reshape(shape) : tile);
     // A product of two types is taken in f32, where both are exact.
     const operand = (tile: Tile, dtype: DType) => (aType === bType ? tile : tile.cast(dtype));
 
-    const [acc] = k.loop(
+    const loadB = (position: Tile, part: number): Tile => {
+      if (panel !== undefined) {
+        const place = [k.programId(0).mul(parts).add(part), position, 0];
+        return k.load(b, place, [1, block.k, panel]).reshape([block.k, panel]);
+      }
+      const shape = transB ? [block.n, block.k] : [block.k, block.n];
+      const place = transB ? [column, position] : [position, column];
+      return flat(k.load(b, at(place), full1(batched, shape)), shape);
+    };
+    const sums = k.loop(
       { hi: depth, step: block.k, kind: 'pipelined' },
-      [k.zeros([block.m, block.n])] as const,
-      (position, [sum]) => {
+      Array.from({ length: parts }, () => k.zeros([block.m, width])),
+      (position, accumulated) => {
         const aShape = transA ? [block.k, block.m] : [block.m, block.k];
-        const bShape = transB ? [block.n, block.k] : [block.k, block.n];
         const aTile = flat(
           k.load(a, at(transA ? [position, row] : [row, position]), full1(batched, aShape)),
           aShape,
         );
-        const bTile = flat(
-          k.load(b, at(transB ? [column, position] : [position, column]), full1(batched, bShape)),
-          bShape,
+        return accumulated.map((sum, part) =>
+          k.dot(operand(aTile, 'f32'), operand(loadB(position, part), 'f32'), sum, { transA, transB }),
         );
-        return [k.dot(operand(aTile, 'f32'), operand(bTile, 'f32'), sum, { transA, transB })] as const;
       },
     );
 
-    let result = acc;
-    if (epilogue !== undefined) {
-      const tiles = extras.map(({ view, kind }) => {
-        const shape = [kind === 'row' ? 1 : block.m, kind === 'column' ? 1 : block.n];
-        return flat(
-          loadF32(
-            k,
-            view,
-            at([kind === 'row' ? 0 : row, kind === 'column' ? 0 : column]),
-            full1(batched, shape),
-          ),
-          shape,
-        );
-      });
-      result = epilogue.apply(acc, tiles, k);
-    }
-    const shape = [block.m, block.n];
-    if (accumulate) result = flat(loadF32(k, c, at([row, column]), full1(batched, shape)), shape).add(result);
-    storeAs(k, c, at([row, column]), batched ? result.reshape([1, ...shape]) : result);
+    sums.forEach((acc, part) => {
+      const from = column.add(part * width);
+      let result = acc;
+      if (epilogue !== undefined) {
+        const tiles = extras.map(({ view, kind }) => {
+          const shape = [kind === 'row' ? 1 : block.m, kind === 'column' ? 1 : width];
+          const place = at([kind === 'row' ? 0 : row, kind === 'column' ? 0 : from]);
+          return flat(loadF32(k, view, place, full1(batched, shape)), shape);
+        });
+        result = epilogue.apply(acc, tiles, k);
+      }
+      const shape = [block.m, width];
+      if (accumulate) result = flat(loadF32(k, c, at([row, from]), full1(batched, shape)), shape).add(result);
+      storeAs(k, c, at([row, from]), batched ? result.reshape([1, ...shape]) : result);
+    });
   });
 });
 

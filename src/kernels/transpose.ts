@@ -11,25 +11,20 @@ export interface TransposeOptions {
   readonly rows: number;
   readonly columns: number;
   readonly type?: CopyType;
-  /** Type of y, to which values are rounded; that of x when left out. */
-  readonly yType?: CopyType;
-  /** Elements from a row of y to the next, where y is a part of a wider matrix; `rows` when left out. */
-  readonly yStride?: number;
 }
 
 /** y[j, i] = x[i, j]. Views: x [rows, columns], y [columns, rows]. */
-export const transpose: (options: TransposeOptions) => Kernel = memoized((o: TransposeOptions): Kernel => {
-  const { rows, columns, type = 'f32', yType = type, yStride = rows } = o;
-  const suffix = `${typeSuffix(type, yType)}${yStride === rows ? '' : `_in${yStride}`}`;
-  return buildKernel(`transpose_${rows}x${columns}_${suffix}`, (k) => {
-    const x = k.input('x', type, [rows, columns]);
-    const y = k.output('y', yType, [columns, rows], { strides: [yStride, 1] });
-    const [r, c] = [Math.min(rows, 32), Math.min(columns, 32)];
-    k.grid(ceilDiv(columns, c), ceilDiv(rows, r));
-    const [column, row] = [k.programId(0).mul(c), k.programId(1).mul(r)];
-    storeAs(k, y, [column, row], k.load(x, [row, column], [r, c]).transpose());
-  });
-});
+export const transpose: (options: TransposeOptions) => Kernel = memoized(
+  ({ rows, columns, type = 'f32' }: TransposeOptions): Kernel =>
+    buildKernel(`transpose_${rows}x${columns}_${type}`, (k) => {
+      const x = k.input('x', type, [rows, columns]);
+      const y = k.output('y', type, [columns, rows]);
+      const [r, c] = [Math.min(rows, 32), Math.min(columns, 32)];
+      k.grid(ceilDiv(columns, c), ceilDiv(rows, r));
+      const [column, row] = [k.programId(0).mul(c), k.programId(1).mul(r)];
+      k.store(y, [column, row], k.load(x, [row, column], [r, c]).transpose());
+    }),
+);
 
 export interface ConvertOptions {
   readonly count: number;
@@ -46,6 +41,6 @@ export const convert: (options: ConvertOptions) => Kernel = memoized(
       const block = Math.min(count, 4096);
       k.grid(ceilDiv(count, block));
       const start = k.programId(0).mul(block);
-      storeAs(k, y, [start], k.load(x, [start], [block]));
+      storeAs(k, y, [start], k.load(x, [start], [block]).cast('f32'));
     }),
 );

@@ -5,6 +5,7 @@
  * Matrices are held as [in, out], so that a forward pass multiplies without transposing; checkpoints hold
  * [out, in] and are transposed when they are read and written.
  */
+import { panelsOf } from '../kernels/panels.ts';
 import type { DType } from '../numerics/dtype.ts';
 import type { Graph, Tensor } from '../tensor/graph.ts';
 import type { Qwen3Config } from './config.ts';
@@ -77,6 +78,29 @@ export function parameterCount(config: Qwen3Config): number {
   );
 }
 
+/**
+ * How matrices are held. 'rows': [in, out], as training needs them. 'panels': see `kernels/panels.ts`, as inference
+ * reads them fastest; of a tied embedding it is the transpose that is in panels, which serves look-ups and the head.
+ */
+export type WeightLayout = 'rows' | 'panels';
+
+/** The shape in which a weight is held in a layout. */
+export function heldShape(config: Qwen3Config, spec: WeightSpec, layout: WeightLayout): readonly number[] {
+  const matrix = matrixShape(config, spec);
+  if (layout === 'rows' || matrix === null) return spec.shape;
+  const { width, count } = panelsOf(matrix[1]);
+  return [count, matrix[0], width];
+}
+
+/** [in, out] of the matrix that a weight is multiplied as; null where it is none. */
+export function matrixShape(
+  config: Qwen3Config,
+  { kind, shape }: WeightSpec,
+): readonly [number, number] | null {
+  if (kind === 'matrix') return [shape[0], shape[1]];
+  return kind === 'embedding' && config.tie_word_embeddings ? [shape[1], shape[0]] : null;
+}
+
 /** Weights as tensors of a graph, by checkpoint name. */
 export type WeightTensors = ReadonlyMap<string, Tensor>;
 
@@ -100,14 +124,21 @@ export function declareWeights(
   g: Graph,
   config: Qwen3Config,
   stored: DType,
-  compute: DType = stored,
+  { compute = stored, layout = 'rows' }: { readonly compute?: DType; readonly layout?: WeightLayout } = {},
 ): WeightTensors {
   return new Map(
-    weightSpecs(config).map(({ name, shape, kind }) => [
-      name,
-      kind === 'norm' ? g.parameter(name, 'f32', shape) : g.cast(g.parameter(name, stored, shape), compute),
-    ]),
+    weightSpecs(config).map((spec) => {
+      const type = spec.kind === 'norm' ? 'f32' : stored;
+      const held = g.parameter(spec.name, type, heldShape(config, spec, layout));
+      return [spec.name, spec.kind === 'norm' ? held : g.cast(held, compute)];
+    }),
   );
+}
+
+/** input · weight, whose matrix has `columns` columns, whatever its layout. */
+function multiply(g: Graph, input: Tensor, weight: Tensor, columns: number): Tensor {
+  const x = g.cast(input, weight.dtype);
+  return weight.shape.length === 3 ? g.matmul(x, weight, { columns }) : g.matmul(x, weight);
 }
 
 /** The last hidden states after the final norm, [tokens, hidden]. */
@@ -118,13 +149,15 @@ export function hiddenStates(
   inputs: ForwardInputs,
 ): Tensor {
   const weight = (name: string) => weights.get(name)!;
+  const columnsOf = new Map(weightSpecs(config).map(({ name, shape }) => [name, shape[1]]));
   const { head_dim: headDim, rms_norm_eps: eps } = config;
   const rotary = { headDim, theta: ropeTheta(config), maxPositions: config.max_position_embeddings };
   // The residual stream is f32, whatever the type of the weights.
   let x = g.cast(g.embedding(weight('model.embed_tokens.weight'), inputs.ids), 'f32');
   for (let layer = 0; layer < config.num_hidden_layers; layer++) {
     const part = (name: string) => weight(layerName(layer, name));
-    const linear = (input: Tensor, name: string) => g.matmul(g.cast(input, part(name).dtype), part(name));
+    const linear = (input: Tensor, name: string) =>
+      multiply(g, input, part(name), columnsOf.get(layerName(layer, name))!);
     const normed = (input: Tensor, name: string) => g.rmsNorm(input, part(name), eps);
 
     const h = normed(x, 'input_layernorm');
@@ -143,8 +176,8 @@ export function hiddenStates(
 export function logits(g: Graph, config: Qwen3Config, weights: WeightTensors, hidden: Tensor): Tensor {
   if (config.tie_word_embeddings) {
     const table = weights.get('model.embed_tokens.weight')!;
+    if (table.shape.length === 3) return multiply(g, hidden, table, config.vocab_size);
     return g.matmul(g.cast(hidden, table.dtype), table, { transB: true });
   }
-  const head = weights.get('lm_head.weight')!;
-  return g.matmul(g.cast(hidden, head.dtype), head);
+  return multiply(g, hidden, weights.get('lm_head.weight')!, config.vocab_size);
 }

@@ -97,10 +97,10 @@ export const EMIT: { readonly [P in Primitive]: Emit<P> | Elsewhere } = {
   transpose: ({ inputs: [x], outputs }) =>
     one(transpose({ rows: x.shape[0], columns: x.shape[1], type: storage(x) }), [x, ...outputs]),
   embedding: ({ inputs: [table, ids], outputs: [x] }) => {
-    const [vocabulary, columns] = table.shape;
+    const [first, columns, panel] = table.shape;
     const options = {
       tokens: ids.shape[0],
-      vocabulary,
+      ...(panel === undefined ? { vocabulary: first } : { vocabulary: first * panel, panel }),
       columns,
       tableType: storage(table),
       type: storage(x),

@@ -157,7 +157,9 @@ export const GRADIENTS: { readonly [P in Primitive]: GradientRule<P> } = {
   }),
 
   matmul: single((g, node, dy) => {
-    const { transA, transB } = node.attributes;
+    const { transA, transB, columns } = node.attributes;
+    if (columns !== null)
+      throw new GraphError('a product with a matrix in panels has no gradient: train with plain matrices');
     const [a, b] = node.inputs;
     const d = g.cast(dy, a.dtype);
     const da = transA
@@ -170,6 +172,8 @@ export const GRADIENTS: { readonly [P in Primitive]: GradientRule<P> } = {
   }),
   embedding: single((g, node, dy) => {
     const [table, ids] = node.inputs;
+    if (table.shape.length === 3)
+      throw new GraphError('an embedding table in panels has no gradient: train with a plain one');
     return [g.apply('embeddingGrad', { vocabulary: table.shape[0] }, [dy, ids])[0], null];
   }),
   embeddingGrad: NO_SECOND,

@@ -283,11 +283,13 @@ export class Graph {
    * Matrix product, accumulated in f32 over ascending k: a [m, k] (or [k, m] with `transA`), b [k, n] (or [n, k] with
    * `transB`), both f32 or both bf16, to f32 [m, n].
    */
-  matmul(a: Tensor, b: Tensor, options: { transA?: boolean; transB?: boolean } = {}): Tensor {
-    return this.apply('matmul', { transA: options.transA ?? false, transB: options.transB ?? false }, [
-      a,
-      b,
-    ])[0];
+  matmul(
+    a: Tensor,
+    b: Tensor,
+    options: { transA?: boolean; transB?: boolean; columns?: number } = {},
+  ): Tensor {
+    const { transA = false, transB = false, columns = null } = options;
+    return this.apply('matmul', { transA, transB, columns }, [a, b])[0];
   }
   /** Rows `ids` (i32 [T]) of `table` [V, D]: [T, D] of the table's type. Also selects rows of activations. */
   embedding(table: Tensor, ids: Tensor): Tensor {

@@ -1,5 +1,6 @@
 /** Shapes and element types of every primitive's results, and the checks of its arguments. */
 
+import { panelsOf } from '../kernels/panels.ts';
 import type { DType } from '../numerics/dtype.ts';
 import { elementCount, MAP_ARITY } from '../tile/ir.ts';
 import { COMPARISONS, castable, dotResult, MAP_TYPES } from '../tile/verify.ts';
@@ -124,16 +125,24 @@ export const INFER: { readonly [P in Primitive]: Infer<P> } = {
     return [{ dtype: x.dtype, shape: x.shape.map((size, dimension) => (dimension === axis ? 1 : size)) }];
   },
 
-  matmul: ({ transA, transB }, [a, b]) => {
+  matmul: ({ transA, transB, columns }, [a, b]) => {
     expectRank(a, 2, 'the first matrix');
-    expectRank(b, 2, 'the second matrix');
+    expectRank(b, columns === null ? 2 : 3, `the second matrix${columns === null ? '' : ', in panels,'}`);
     const dtype = dotResult(a.dtype, b.dtype);
     expect(
       dtype === 'f32' && STORED.includes(a.dtype),
       () => `no matrix product of ${typeText(a)} and ${typeText(b)}; cast both to f32 or bf16`,
     );
     const [m, k] = transA ? [a.shape[1], a.shape[0]] : a.shape;
-    const [k2, n] = transB ? [b.shape[1], b.shape[0]] : b.shape;
+    if (columns !== null) {
+      const { width, count } = panelsOf(columns);
+      expect(
+        !transB && b.shape[0] === count && b.shape[2] === width,
+        () =>
+          `a matrix of ${columns} columns is in ${count} panels of ${width}, not transposed, and not ${typeText(b)}`,
+      );
+    }
+    const [k2, n] = columns !== null ? [b.shape[1], columns] : transB ? [b.shape[1], b.shape[0]] : b.shape;
     expect(
       k === k2,
       () =>
@@ -142,7 +151,7 @@ export const INFER: { readonly [P in Primitive]: Infer<P> } = {
     return [{ dtype: 'f32', shape: [m, n] }];
   },
   embedding: (_, [table, ids]) => {
-    expectRank(table, 2, 'an embedding table');
+    if (table.shape.length !== 3) expectRank(table, 2, 'an embedding table');
     expectDType(table, STORED, 'an embedding table');
     expectRank(ids, 1, 'token ids');
     expectDType(ids, ['i32'], 'token ids');

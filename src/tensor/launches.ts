@@ -35,7 +35,7 @@ function epilogueOf(step: Step, expression: Expression): Epilogue {
 
 function matmulCall(step: Step, node: Node<'matmul'>): KernelCall {
   const [a, b] = node.inputs;
-  const { transA, transB } = node.attributes;
+  const { transA, transB, columns } = node.attributes;
   const { expression } = step;
   const [m, n] = node.outputs[0].shape;
   const [c] = step.outputs;
@@ -45,6 +45,7 @@ function matmulCall(step: Step, node: Node<'matmul'>): KernelCall {
     k: a.shape[transA ? 0 : 1],
     transA,
     transB,
+    ...(columns === null ? {} : { panel: b.shape[2] }),
     aType: a.dtype as Storage,
     bType: b.dtype as Storage,
     cType: c.dtype as Storage,

@@ -67,8 +67,13 @@ export interface Attributes {
   readonly reduce: { readonly fn: ReduceFn; readonly axis: number };
 
   /** op(a) op(b), accumulated in f32; sums over k ascending. */
-  readonly matmul: { readonly transA: boolean; readonly transB: boolean };
-  /** (table [V, D], ids i32 [T]) to [T, D]; an id outside the table gives zeros. */
+  readonly matmul: {
+    readonly transA: boolean;
+    readonly transB: boolean;
+    /** b is in panels (`kernels/panels.ts`), [panels, k, width], of a matrix of so many columns; null: it is a matrix. */
+    readonly columns: number | null;
+  };
+  /** (table [V, D], or the panels of its transpose; ids i32 [T]) to [T, D]; an id outside the table gives zeros. */
   readonly embedding: Record<never, never>;
   /** (cotangent [T, D], ids [T]) to [vocabulary, D], tokens in ascending order. */
   readonly embeddingGrad: { readonly vocabulary: number };

@@ -261,7 +261,7 @@ export class Learner implements AsyncDisposable {
     const rows = sequences * length;
     const ids = g.input('ids', 'i32', [rows]);
     const positions = g.literal(Int32Array.from({ length: rows }, (_, row) => row % length));
-    const weights = declareWeights(g, config, 'f32', this.#dtype);
+    const weights = declareWeights(g, config, 'f32', { compute: this.#dtype });
     const shape = attentionShape(config, sequences);
     const hidden = hiddenStates(g, config, weights, {
       ids,
