@@ -50,17 +50,32 @@ export interface MatmulOptions {
 
 /** Rows of a product up to which reading b takes longer than multiplying. */
 const FEW_ROWS = 16;
+/** Multiply-adds that take the time of bringing one element of an operand to where it is used. */
+const ELEMENT_COST = 8;
+/** Processors that should share a grid evenly. */
+const PARALLEL = 4;
 
 /**
  * Block sizes where the caller names none: few rows (decode) are taken whole, so that weights are read once. Panels
- * are contiguous, so a step along k only has to fit into the first cache.
+ * are contiguous, so a step along k only has to fit into the first cache. Else large blocks, which use each element
+ * often, as far as the grid stays even.
  */
 export function defaultBlocks({ m, n, k, panel }: MatmulOptions): MatmulBlocks {
   if (panel !== undefined)
     return m <= FEW_ROWS
       ? { m, n: panel, k: Math.min(k, 64) }
       : { m: Math.min(m, 64), n: 2 * panel, k: Math.min(k, 256) };
-  return { m: Math.min(m, 64), n: Math.min(n, m <= FEW_ROWS ? 256 : 128), k: Math.min(k, 256) };
+  const step = Math.min(k, 256);
+  if (m <= FEW_ROWS) return { m, n: Math.min(n, 256), k: step };
+  const sizes = (total: number) => new Set([64, 128, 256].map((size) => Math.min(size, total)));
+  let best = { m, n, cost: Number.POSITIVE_INFINITY };
+  for (const rows of sizes(m))
+    for (const columns of sizes(n)) {
+      const programs = ceilDiv(m, rows) * ceilDiv(n, columns);
+      const cost = ceilDiv(programs, PARALLEL) * (rows * columns + ELEMENT_COST * (rows + columns));
+      if (cost < best.cost) best = { m: rows, n: columns, cost };
+    }
+  return { m: best.m, n: best.n, k: step };
 }
 
 /**

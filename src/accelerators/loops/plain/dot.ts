@@ -1,19 +1,30 @@
-/** dot: register tiles of the result over row-major operands, k ascending with one accumulator an element. */
+/**
+ * dot: register tiles of the result, k ascending with one accumulator an element. Operands are read where they lie
+ * as far as that is fast; else b is packed into panels as wide as a register tile, and a into padded rows.
+ */
 import type { Op, ValueId } from '../../../tile/ir.ts';
-import type { IntReg, VecReg } from '../ir.ts';
-import { copyTransposed } from './shape.ts';
+import type { IntOperand, IntReg, MemoryType, VecReg } from '../ir.ts';
+import { loadInto } from './memory.ts';
+import type { Source } from './panels.ts';
+import { packPanels, packPanelsTransposed } from './panels.ts';
 import type { Context, Stored } from './values.ts';
+import { elementBytes, viewedStrides } from './values.ts';
 
-interface Matrix {
-  readonly tile: Stored;
-  /** Steps in elements along the result's axis and along k. */
-  readonly outer: number;
+type DotOp = Extract<Op, { op: 'dot' }>;
+
+/** An operand of register tiles. Steps are in bytes. */
+export interface Operand {
+  readonly base: IntReg;
+  readonly type: MemoryType;
+  /** From one register tile's first row (a) to the next row; from one register tile (b) to the next beside it. */
+  readonly step: number;
+  /** Along k. */
   readonly k: number;
 }
 
 interface Product {
-  readonly a: Matrix;
-  readonly b: Matrix;
+  readonly a: Operand;
+  readonly b: Operand;
   readonly acc: Stored | null;
   readonly out: Stored;
   readonly depth: number;
@@ -50,13 +61,14 @@ function registerTile(
   code.emit({ o: 'imove', dst: pa, a });
   code.emit({ o: 'imove', dst: pb, a: b });
   const unroll = p.depth % 4 === 0 ? 4 : 1;
+  const bWidth = elementBytes(p.b.type) * code.lanes;
   code.for(0, p.depth, unroll, () => {
     for (let u = 0; u < unroll; u++) {
       const columns = Array.from({ length: vectors }, (_, vector) =>
-        code.load({ base: pb, displacement: 4 * p.b.k * u + width * vector }),
+        code.load({ base: pb, displacement: p.b.k * u + bWidth * vector }, p.b.type),
       );
       for (let row = 0; row < rows; row++) {
-        const element = code.broadcast({ base: pa, displacement: 4 * (p.a.k * u + p.a.outer * row) });
+        const element = code.broadcast({ base: pa, displacement: p.a.k * u + p.a.step * row }, p.a.type);
         columns.forEach((column, vector) => {
           const dst = sums[row][vector];
           if (p.integer)
@@ -65,8 +77,8 @@ function registerTile(
         });
       }
     }
-    code.emit({ o: 'ibin', dst: pa, fn: 'add', a: pa, b: 4 * p.a.k * unroll });
-    code.emit({ o: 'ibin', dst: pb, fn: 'add', a: pb, b: 4 * p.b.k * unroll });
+    code.emit({ o: 'ibin', dst: pa, fn: 'add', a: pa, b: p.a.k * unroll });
+    code.emit({ o: 'ibin', dst: pb, fn: 'add', a: pb, b: p.b.k * unroll });
   });
   sums.forEach((list, row) => {
     list.forEach((sum, vector) => {
@@ -77,62 +89,170 @@ function registerTile(
   });
 }
 
-/** Splits 0..total in pieces of `size` and a rest; `piece` gets the start as loop index times size. */
+/** Splits total into pieces of two neighbouring sizes, none above `size`; `piece` gets its start. */
+function evenly(
+  context: Context,
+  total: number,
+  size: number,
+  piece: (start: IntOperand, size: number) => void,
+): void {
+  const { code } = context;
+  const count = Math.ceil(total / size);
+  const small = Math.floor(total / count);
+  const larger = total % count;
+  const run = (from: number, to: number, step: number) => {
+    if (to - from === step) piece(from, step);
+    else if (to > from) code.for(from, to, step, (start) => piece(start, step));
+  };
+  const border = larger * (small + 1);
+  run(0, border, small + 1);
+  run(border, total, small);
+}
+
+/** Splits total into pieces of `size` and a rest; `piece` gets its number. */
 function pieces(
   context: Context,
   total: number,
   size: number,
-  piece: (index: IntReg | number, size: number) => void,
-) {
+  piece: (index: IntOperand, size: number) => void,
+): void {
   const whole = Math.floor(total / size);
   if (whole === 1) piece(0, size);
   else if (whole > 1) context.code.for(0, whole, 1, (index) => piece(index, size));
   if (total % size !== 0) piece(whole, total % size);
 }
 
-export function lowerDot(context: Context, op: Extract<Op, { op: 'dot' }>, result: ValueId): void {
+/** Rows whose distance this divides fall into few sets of the first-level cache. */
+const CONFLICT = 2048;
+
+interface Ready {
+  readonly operand: Operand;
+  /** Scratch to give back afterwards. */
+  readonly owned: Stored | null;
+}
+
+function operandA(context: Context, op: DotOp, m: number, depth: number): Ready {
+  const value = context.viewed(op.a);
+  const [alongM, alongK] = op.transA ? [1, 0] : [0, 1];
+  if (value !== null) {
+    const bytes = viewedStrides(value);
+    const inPlace = value.block.inside === 1 && value.block.type === 'f32';
+    if (inPlace && (op.transA || bytes[alongM] % CONFLICT !== 0 || m < 8))
+      return {
+        operand: { base: value.block.base, type: value.block.type, step: bytes[alongM], k: bytes[alongK] },
+        owned: null,
+      };
+    const [rows, columns] = op.transA ? [depth, m] : [m, depth];
+    // Vectors of a column lie side by side.
+    const stride = columns === 1 ? 1 : columns + 16;
+    const tile: Stored = {
+      at: 'scratch',
+      buffer: context.allocate(4 * rows * stride + 64),
+      strides: [stride, 1],
+    };
+    loadInto(context, value, tile);
+    return { operand: scratchOperand(context, tile, alongM, alongK), owned: tile };
+  }
+  const { tile, copied } = context.dense(op.a);
+  return { operand: scratchOperand(context, tile, alongM, alongK), owned: copied ? tile : null };
+}
+
+function scratchOperand(context: Context, tile: Stored, outer: number, k: number): Operand {
+  const { strides } = tile;
+  return { base: context.pointer(tile), type: 'i32', step: 4 * strides[outer], k: 4 * strides[k] };
+}
+
+function scratchSource(context: Context, tile: Stored): Source {
+  return { base: context.pointer(tile), type: 'i32', strides: tile.strides.map((stride) => 4 * stride) };
+}
+
+function operandB(context: Context, op: DotOp, m: number, n: number, depth: number): Ready {
+  const { code } = context;
+  const { lanes } = code;
+  const size = code.target.dotTile;
+  const width = size.vectors * lanes;
+  const value = context.viewed(op.b);
+  const panel = { k: 4 * width, step: 4 * width * depth };
+  const panels = () => context.allocate(4 * Math.ceil(n / width) * width * depth);
+  const packed = (tile: Stored): Ready => ({
+    operand: { base: context.pointer(tile), type: 'i32', ...panel },
+    owned: tile,
+  });
+  if (value !== null) {
+    const { block } = value;
+    const strides = viewedStrides(value);
+    const bytes = elementBytes(block.type);
+    const contiguous = strides[1] === bytes;
+    if (block.inside === 1 && !op.transB && contiguous && n % lanes === 0 && m <= size.rows)
+      return {
+        operand: { base: block.base, type: block.type, step: width * bytes, k: strides[0] },
+        owned: null,
+      };
+    const tile: Stored = { at: 'scratch', buffer: panels(), strides: [] };
+    const pack = (source: Source) =>
+      (op.transB ? packPanelsTransposed : packPanels)(context, source, n, depth, context.pointer(tile));
+    const direct = contiguous && (!op.transB || bytes === 4);
+    code.if(
+      direct ? block.inside : 0,
+      () => pack({ base: block.base, type: block.type, strides }),
+      () => {
+        const rows = context.newTile(context.type(op.b).shape);
+        loadInto(context, value, rows);
+        pack(scratchSource(context, rows));
+        context.reclaim(rows.buffer);
+      },
+    );
+    return packed(tile);
+  }
+  const { tile, copied } = context.dense(op.b);
+  const source = scratchSource(context, tile);
+  if (op.transB && n > 1 && tile.strides[0] !== 1) {
+    const out: Stored = { at: 'scratch', buffer: panels(), strides: [] };
+    packPanelsTransposed(context, source, n, depth, context.pointer(out));
+    if (copied) context.reclaim(tile.buffer);
+    return packed(out);
+  }
+  return {
+    operand: { base: source.base, type: 'i32', step: 4 * width, k: source.strides[op.transB ? 1 : 0] },
+    owned: copied ? tile : null,
+  };
+}
+
+export function lowerDot(context: Context, op: DotOp, result: ValueId): void {
   const { code } = context;
   const { shape, dtype } = context.type(result);
   const [m, n] = shape;
   const depth = context.type(op.a).shape[op.transA ? 0 : 1];
-  const a = context.dense(op.a);
-  let b = context.dense(op.b);
-  const [alongM, alongK] = op.transA ? [1, 0] : [0, 1];
-  let bSteps = op.transB ? [b.tile.strides[1], b.tile.strides[0]] : b.tile.strides;
-  if (op.transB && n > 1 && bSteps[1] !== 1) {
-    const tile = context.newTile([depth, n]);
-    copyTransposed(context, b.tile, [n, depth], tile);
-    if (b.copied) context.reclaim(b.tile.buffer);
-    b = { tile, copied: true };
-    bSteps = tile.strides;
-  }
+  const a = operandA(context, op, m, depth);
+  const b = operandB(context, op, m, n, depth);
   const acc = op.acc === null ? null : context.dense(op.acc);
   const out = context.resultTile(shape, op.acc === null || acc?.copied ? [] : [op.acc]);
   const product: Product = {
-    a: { tile: a.tile, outer: a.tile.strides[alongM], k: a.tile.strides[alongK] },
-    b: { tile: b.tile, outer: 1, k: bSteps[0] },
+    a: a.operand,
+    b: b.operand,
     acc: acc?.tile ?? null,
     out,
     depth,
     narrow: n === 1,
     integer: dtype === 'i32',
   };
-  const bases = [a.tile, b.tile, acc?.tile ?? out, out].map((tile) => context.pointer(tile));
+  const [pacc, pout] = [acc?.tile ?? out, out].map((tile) => context.pointer(tile));
   const size = code.target.dotTile;
   pieces(context, Math.ceil(n / code.lanes), size.vectors, (column, vectors) => {
     const along = code.int('mul', column, 4 * code.lanes * size.vectors);
-    pieces(context, m, size.rows, (row, rows) => {
-      const down = (stride: number) => code.int('mul', row, 4 * stride * size.rows);
-      const [pa, pb, pacc, pout] = bases;
+    const panel = code.pointer(b.operand.base, code.int('mul', column, b.operand.step));
+    evenly(context, m, size.rows, (row, rows) => {
+      const down = (tile: Stored) => code.int('add', code.int('mul', row, 4 * tile.strides[0]), along);
       const pointers = [
-        code.pointer(pa, down(product.a.outer)),
-        code.pointer(pb, along),
-        code.pointer(pacc, code.int('add', down((acc?.tile ?? out).strides[0]), along)),
-        code.pointer(pout, code.int('add', down(out.strides[0]), along)),
+        code.pointer(a.operand.base, code.int('mul', row, a.operand.step)),
+        panel,
+        code.pointer(pacc, down(acc?.tile ?? out)),
+        code.pointer(pout, down(out)),
       ];
       registerTile(context, product, pointers, rows, vectors);
     });
   });
-  for (const used of [a, b, acc]) if (used?.copied) context.reclaim(used.tile.buffer);
+  for (const tile of [a.owned, b.owned, acc?.copied ? acc.tile : null])
+    if (tile !== null) context.reclaim(tile.buffer);
   context.define(result, out);
 }

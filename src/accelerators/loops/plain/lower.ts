@@ -122,6 +122,11 @@ function lowerMap(context: Context, op: OpOf<'map'>, result: ValueId): void {
 function lowerCast(context: Context, op: OpOf<'cast'>, result: ValueId): void {
   const from = context.type(op.arg).dtype;
   const type = context.type(result);
+  const viewed = context.viewed(op.arg);
+  if (viewed !== null) {
+    context.define(result, viewed);
+    return;
+  }
   const value = context.value(op.arg);
   const same: Value | null =
     value.at === 'integer'

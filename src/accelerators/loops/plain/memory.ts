@@ -1,11 +1,12 @@
 /** load, store, gather and scatter: blocks of views to and from row-major scratch. */
 import type { DType } from '../../../numerics/dtype.ts';
 import { byteLength } from '../../../numerics/dtype.ts';
-import type { Op, ValueId, View } from '../../../tile/ir.ts';
+import type { Op, ValueId } from '../../../tile/ir.ts';
 import type { Address, IntOperand, IntReg, MemoryType, VecReg } from '../ir.ts';
 import type { Bounds } from './bounds.ts';
 import { floatBits } from './code.ts';
-import type { Context, Stored } from './values.ts';
+import type { Block, Context, Stored, Viewed } from './values.ts';
+import { viewedAxes } from './values.ts';
 
 const MEMORY: { readonly [D in DType]?: MemoryType } = {
   f32: 'f32',
@@ -27,18 +28,6 @@ function fromMemory(context: Context, lanes: VecReg, dtype: DType): VecReg {
 }
 function toMemory(context: Context, lanes: VecReg, dtype: DType): VecReg {
   return dtype === 'bool' ? context.code.bin('and', lanes, context.code.bits(1)) : lanes;
-}
-
-/** The part of a block that lies in the view, in block coordinates: one [begin, end) an axis. */
-interface Block {
-  readonly view: View;
-  readonly shape: readonly number[];
-  readonly type: MemoryType;
-  /** Address of the block's element 0, which need not be in the view. */
-  readonly base: IntReg;
-  readonly ranges: readonly (readonly [IntOperand, IntOperand])[];
-  /** Whether the ranges are the whole block. */
-  readonly inside: IntOperand;
 }
 
 function range(
@@ -198,9 +187,25 @@ function moveOut(context: Context, block: Block, repeated: boolean): Move {
 
 type OpOf<P extends Op['op']> = Extract<Op, { op: P }>;
 
+/** Loads a block into memory with the given strides, one an axis of the value. */
+export function loadInto(context: Context, value: Viewed, tile: Stored): void {
+  const { block, axes, dtype, fill } = value;
+  const { shape } = block;
+  const strides = shape.map((_, axis) => (axes.includes(axis) ? tile.strides[axes.indexOf(axis)] : 0));
+  const scratch = { base: context.pointer(tile), strides };
+  const move = moveIn(context, block);
+  context.code.if(
+    block.inside,
+    () => walk(context, block, scratch, whole(shape), move),
+    () => {
+      fillTile(context, { ...tile, strides }, shape, dtype, fill);
+      walk(context, block, scratch, block.ranges, move);
+    },
+  );
+}
+
 export function lowerLoad(context: Context, op: OpOf<'load'>, result: ValueId): void {
   const { shape, dtype } = context.type(result);
-  const tile = context.newTile(shape);
   const block = locate(
     context,
     op.view,
@@ -209,16 +214,13 @@ export function lowerLoad(context: Context, op: OpOf<'load'>, result: ValueId): 
     op.limits.map((id) => (id === null ? null : context.integer(id))),
     op.offsets.map((id) => context.bounds(id)),
   );
-  const scratch = { base: context.pointer(tile), strides: tile.strides };
-  const move = moveIn(context, block);
-  context.code.if(
-    block.inside,
-    () => walk(context, block, scratch, whole(shape), move),
-    () => {
-      fillTile(context, tile, shape, dtype, op.fill);
-      walk(context, block, scratch, block.ranges, move);
-    },
-  );
+  const value: Viewed = { at: 'viewed', block, fill: op.fill, dtype, axes: viewedAxes(shape, shape) };
+  if (context.deferred.has(result)) {
+    context.define(result, value);
+    return;
+  }
+  const tile = context.newTile(shape);
+  loadInto(context, value, tile);
   context.define(result, tile);
 }
 

@@ -3,7 +3,7 @@ import type { Op, ValueId } from '../../../tile/ir.ts';
 import { elementCount } from '../../../tile/ir.ts';
 import type { IntOperand } from '../ir.ts';
 import type { Context, Stored } from './values.ts';
-import { isIntegerScalar } from './values.ts';
+import { isIntegerScalar, viewedAxes } from './values.ts';
 
 /** out[c, r] = from[r, c] for a dense tile of the given shape. */
 export function copyTransposed(
@@ -137,6 +137,11 @@ export function lowerReshape(context: Context, op: Extract<Op, { op: 'reshape' }
   const { code } = context;
   const from = context.type(op.arg);
   const to = context.type(result);
+  const viewed = context.viewed(op.arg);
+  if (viewed !== null) {
+    context.define(result, { ...viewed, axes: viewedAxes(viewed.block.shape, to.shape) });
+    return;
+  }
   const value = context.value(op.arg);
   if (to.shape.length === 0) {
     if (value.at === 'integer') context.define(result, value);

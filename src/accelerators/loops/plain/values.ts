@@ -1,9 +1,10 @@
 /** Where tile values live: scalars in registers, tiles as rows in scratch memory, and who still needs which buffer. */
 import type { DType } from '../../../numerics/dtype.ts';
-import type { Kernel, TileType, ValueId } from '../../../tile/ir.ts';
-import type { IntOperand, IntReg, LoopTarget, VecReg } from '../ir.ts';
+import type { Kernel, TileType, ValueId, View } from '../../../tile/ir.ts';
+import type { IntOperand, IntReg, LoopTarget, MemoryType, VecReg } from '../ir.ts';
 import type { Bounds } from './bounds.ts';
 import { Code } from './code.ts';
+import { deferrable } from './defer.ts';
 
 /** A piece of scratch memory. `users` counts the values in it; a held one (loop-carried) is kept without any. */
 export interface Buffer {
@@ -36,7 +37,50 @@ export interface Constant {
   readonly at: 'constant';
   readonly bits: number;
 }
+/** The part of a block that lies in its view, in block coordinates: one [begin, end) an axis. */
+export interface Block {
+  readonly view: View;
+  readonly shape: readonly number[];
+  readonly type: MemoryType;
+  /** Address of the block's element 0, which need not be in the view. */
+  readonly base: IntReg;
+  readonly ranges: readonly (readonly [IntOperand, IntOperand])[];
+  /** Whether the ranges are the whole block. */
+  readonly inside: IntOperand;
+}
+
+/** A block that is read where it lies, by products only. */
+export interface Viewed {
+  readonly at: 'viewed';
+  readonly block: Block;
+  readonly fill: number;
+  readonly dtype: DType;
+  /** The block's axis for each of the value's; -1 for unit axes. */
+  readonly axes: readonly number[];
+}
 export type Value = Stored | Splat | Integer | Constant;
+
+const ELEMENT_BYTES: { readonly [T in MemoryType]: number } = {
+  f32: 4,
+  i32: 4,
+  u32: 4,
+  bf16: 2,
+  f16: 2,
+  f8e4m3: 1,
+  f8e5m2: 1,
+  i8: 1,
+  u8: 1,
+};
+export const elementBytes = (type: MemoryType): number => ELEMENT_BYTES[type];
+
+/** Bytes from one element to the next along each of the value's axes. */
+export const viewedStrides = ({ block, axes }: Viewed): number[] =>
+  axes.map((axis) => (axis < 0 ? 0 : block.view.strides[axis] * elementBytes(block.type)));
+/** The block's axes that a value of `shape`, which differs in unit axes only, has. */
+export function viewedAxes(block: readonly number[], shape: readonly number[]): number[] {
+  const kept = [...block.keys()].filter((axis) => block[axis] > 1);
+  return shape.map((size) => (size === 1 ? -1 : (kept.shift() as number)));
+}
 
 const ALIGNMENT = 64;
 const ROW = 16;
@@ -68,7 +112,9 @@ export class Context {
   readonly kernel: Kernel;
   readonly code: Code;
   readonly scratch: IntReg;
-  readonly #values: (Value | undefined)[];
+  /** Values that are not loaded before the products that read them. */
+  readonly deferred: ReadonlySet<ValueId>;
+  readonly #values: (Value | Viewed | undefined)[];
   #free: { offset: number; bytes: number }[] = [];
   #end = 0;
   /** Values for which the instruction being lowered is the last use. */
@@ -76,6 +122,7 @@ export class Context {
 
   constructor(kernel: Kernel, target: LoopTarget) {
     this.kernel = kernel;
+    this.deferred = deferrable(kernel);
     this.code = new Code(target);
     this.scratch = this.code.newInt();
     this.code.emit({ o: 'parameter', dst: this.scratch, which: 'scratch' });
@@ -93,11 +140,18 @@ export class Context {
 
   value(id: ValueId): Value {
     const value = this.#values[id];
-    if (value === undefined) throw new Error(`kernel '${this.kernel.name}': value %${id} has no place`);
+    if (value === undefined || value.at === 'viewed')
+      throw new Error(`kernel '${this.kernel.name}': value %${id} has no place`);
     return value;
   }
 
-  define(id: ValueId, value: Value): void {
+  /** A value that was left in its view, or null. */
+  viewed(id: ValueId): Viewed | null {
+    const value = this.#values[id];
+    return value?.at === 'viewed' ? value : null;
+  }
+
+  define(id: ValueId, value: Value | Viewed): void {
     if (value.at === 'scratch') value.buffer.users++;
     this.#values[id] = value;
   }

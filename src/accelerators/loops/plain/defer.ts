@@ -1,0 +1,78 @@
+/** Which loads need no tile of their own, because products read the view. */
+import type { Instruction, Kernel, ValueId } from '../../../tile/ir.ts';
+import { operands } from '../../../tile/ir.ts';
+import { castIsFree } from './map.ts';
+
+const WRITES: ReadonlySet<string> = new Set(['store', 'scatter', 'atomicAdd']);
+
+function writes({ op }: Instruction): boolean {
+  return WRITES.has(op.op) || (op.op === 'loop' && op.body.some(writes));
+}
+
+const large = (shape: readonly number[]): string => shape.filter((size) => size > 1).join();
+
+/** Whether a value goes on to be an operand of products as it is, with unit axes and float types changed at most. */
+function passes(kernel: Kernel, { op, results }: Instruction): boolean {
+  if (op.op !== 'reshape' && op.op !== 'cast') return false;
+  const [from, to] = [kernel.types[op.arg], kernel.types[results[0]]];
+  return to.shape.length === 2 && large(from.shape) === large(to.shape) && castIsFree(from.dtype, to.dtype);
+}
+
+/**
+ * The results of loads whose only readers are operands a and b of products in the same block, with no write to memory
+ * in between, and what reshapes and casts make of them on the way.
+ */
+export function deferrable(kernel: Kernel): ReadonlySet<ValueId> {
+  const found = new Set<ValueId>();
+  const block = (body: readonly Instruction[], yields: readonly ValueId[]): void => {
+    const readers = new Map<ValueId, number[]>();
+    const read = (id: ValueId, position: number) => {
+      const list = readers.get(id);
+      if (list === undefined) readers.set(id, [position]);
+      else list.push(position);
+    };
+    const inner = (list: readonly Instruction[]): void => {
+      for (const { op } of list) {
+        for (const id of operands(op)) read(id, -1);
+        if (op.op !== 'loop') continue;
+        for (const id of op.yields) read(id, -1);
+        inner(op.body);
+      }
+    };
+    body.forEach(({ op }, position) => {
+      for (const id of operands(op)) read(id, position);
+      if (op.op !== 'loop') return;
+      for (const id of op.yields) read(id, -1);
+      inner(op.body);
+      block(op.body, op.yields);
+    });
+    for (const id of yields) read(id, -1);
+
+    /** The position of the last product that reads `id`, or -1 where something else does; `chain` collects values. */
+    const lastProduct = (id: ValueId, chain: ValueId[]): number => {
+      chain.push(id);
+      let last = -1;
+      for (const position of readers.get(id) ?? []) {
+        if (position < 0) return -1;
+        const { op, results } = body[position];
+        const isOperand = op.op === 'dot' && op.acc !== id;
+        const next = isOperand
+          ? position
+          : passes(kernel, body[position])
+            ? lastProduct(results[0], chain)
+            : -1;
+        if (next < 0) return -1;
+        last = Math.max(last, next);
+      }
+      return last;
+    };
+    body.forEach(({ op, results }, position) => {
+      if (op.op !== 'load') return;
+      const chain: ValueId[] = [];
+      const last = lastProduct(results[0], chain);
+      if (last >= 0 && !body.slice(position, last).some(writes)) for (const id of chain) found.add(id);
+    });
+  };
+  block(kernel.body, []);
+  return found;
+}
