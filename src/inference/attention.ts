@@ -18,18 +18,20 @@ export interface CacheGeometry {
   readonly batch: number;
   /** Tokens a sequence can grow to. */
   readonly capacity: number;
+  /** Begins the names of the states. */
+  readonly prefix: string;
 }
 
-/** The cache's states of a layer; one name per geometry, so that engines of several sizes can share a store. */
+/** The cache's states of a layer. `prefix` begins the names of all that belongs to one geometry of one engine. */
 function cacheStates(
   g: Graph,
   config: Qwen3Config,
   layer: number,
-  { batch, capacity }: CacheGeometry,
+  { batch, capacity, prefix }: CacheGeometry,
   dtype: DType,
 ) {
   const size = [batch, config.num_key_value_heads, capacity, config.head_dim];
-  const name = (part: 'k' | 'v') => `cache.${batch}x${capacity}.${layer}.${part}`;
+  const name = (part: 'k' | 'v') => `${prefix}cache.${layer}.${part}`;
   return { k: g.state(name('k'), dtype, size), v: g.state(name('v'), dtype, size) };
 }
 

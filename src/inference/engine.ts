@@ -1,13 +1,13 @@
 /**
- * Batched generation: prefill and decode are programs, sampling is part of them, and the sampled token stays on the
+ * Batched generation: prefill, in chunks, and decode are programs, sampling is part of them, and the sampled token stays on the
  * accelerator, so that many tokens are made in one call. What a sequence becomes depends on its tokens, its id and the
  * seed, never on the batch around it.
  */
 import type { Device } from '../accelerators/device.ts';
 import type { Qwen3Config } from '../models/config.ts';
-import type { WeightLayout } from '../models/qwen3.ts';
+import type { WeightLayout, WeightTensors } from '../models/qwen3.ts';
 import { declareWeights, hiddenStates, logits } from '../models/qwen3.ts';
-import type { Tensor } from '../tensor/graph.ts';
+import type { SequencePlace, Tensor } from '../tensor/graph.ts';
 import { Graph } from '../tensor/graph.ts';
 import type { Program } from '../tensor/program.ts';
 import { compile } from '../tensor/program.ts';
@@ -51,15 +51,35 @@ export type TokenListener = (sequence: number, token: number) => void;
 const MAX_BATCH = 512;
 /** Decode steps between two looks at whether all sequences have ended. */
 const STEPS_PER_CALL = 16;
-/** Prompt widths and cache capacities are rounded up to this, so that few programs are compiled. */
-const ROUNDING = 16;
+/** A prompt goes through the model in chunks of these many tokens of each sequence: three programs at most. */
+const CHUNKS = [16, 64, 256];
+/** Tokens of all sequences in a chunk, if chunks of the smallest width allow it: bounds the intermediate values. */
+const CHUNK_TOKENS = 4096;
+/** Capacities of caches are doublings of this, so that few programs are compiled. */
+const SMALLEST_CAPACITY = 64;
+/** Geometries whose programs and caches are kept. */
+const KEPT_GEOMETRIES = 4;
 
-const roundUp = (value: number) => Math.ceil(value / ROUNDING) * ROUNDING;
-
-interface Geometry extends CacheGeometry {
-  /** Width of the prompts, padded. */
-  readonly width: number;
+/** Tokens of each sequence in the next chunk, where the longest sequence has `left` to go. */
+function chunkWidth(batch: number, left: number): number {
+  const allowed = CHUNKS.filter((width) => width === CHUNKS[0] || batch * width <= CHUNK_TOKENS);
+  return allowed.find((width) => width >= left) ?? allowed[allowed.length - 1];
 }
+
+/** Places for so many tokens, rounded up to a doubling; not beyond what the model can use. */
+function cacheCapacity(needed: number, positions: number): number {
+  let capacity = SMALLEST_CAPACITY;
+  while (capacity < needed) capacity *= 2;
+  return Math.max(needed, Math.min(capacity, positions));
+}
+
+/** What batches of one size share. */
+interface Geometry extends CacheGeometry {
+  readonly programs: Map<string, Program>;
+}
+
+/** Engines that share a store keep their states apart. */
+let engines = 0;
 
 export class Engine {
   readonly #device: Device;
@@ -67,7 +87,10 @@ export class Engine {
   readonly #config: Qwen3Config;
   readonly #dtype: WeightType;
   readonly #layout: WeightLayout;
-  readonly #programs = new Map<string, Promise<Program>>();
+  readonly #name = `engine${engines++}.`;
+  /** Those used last come last. */
+  readonly #geometries = new Map<string, Geometry>();
+  #turn: Promise<unknown> = Promise.resolve();
 
   /** Generates with the weights of `store`, whatever they are at the time of a call. */
   constructor(
@@ -85,7 +108,7 @@ export class Engine {
   }
 
   /**
-   * Continues every request; results are in the order of the requests.
+   * Continues every request; results are in the order of the requests. Calls are carried out one after the other.
    * @throws RangeError where a request has no tokens, or more with those to generate than the model has positions
    */
   async generate(
@@ -95,9 +118,20 @@ export class Engine {
   ): Promise<Generation[]> {
     for (const { tokens } of requests) this.#check(tokens.length, settings.maxTokens);
     if (requests.length === 0) return [];
+    const result = this.#turn.then(() => this.#generate(requests, settings, onToken));
+    this.#turn = result.catch(() => {});
+    return result;
+  }
+
+  async #generate(
+    requests: readonly GenerationRequest[],
+    settings: SamplingSettings,
+    onToken?: TokenListener,
+  ): Promise<Generation[]> {
     const batch = Math.min(requests.length, MAX_BATCH);
-    const width = roundUp(Math.max(...requests.map(({ tokens }) => tokens.length)));
-    const geometry = { batch, width, capacity: roundUp(width + settings.maxTokens) };
+    const longest = Math.max(...requests.map(({ tokens }) => tokens.length));
+    const positions = this.#config.max_position_embeddings;
+    const geometry = this.#geometry(batch, cacheCapacity(longest + settings.maxTokens, positions));
     const generations: Generation[] = [];
     for (let first = 0; first < requests.length; first += batch) {
       const part = requests.slice(first, first + batch);
@@ -118,27 +152,45 @@ export class Engine {
     }
   }
 
+  /** Looks it up, or makes it in the place of the one that has not been used for longest. */
+  #geometry(batch: number, capacity: number): Geometry {
+    const key = `${batch}x${capacity}`;
+    const geometry = this.#geometries.get(key) ?? {
+      batch,
+      capacity,
+      prefix: `${this.#name}${key}.`,
+      programs: new Map(),
+    };
+    this.#geometries.delete(key);
+    if (this.#geometries.size === KEPT_GEOMETRIES)
+      this.#forget(this.#geometries.keys().next().value as string);
+    this.#geometries.set(key, geometry);
+    return geometry;
+  }
+
+  #forget(key: string): void {
+    const { programs, prefix } = this.#geometries.get(key) as Geometry;
+    for (const program of programs.values()) program.dispose();
+    for (const { name } of this.#store.list()) if (name.startsWith(prefix)) this.#store.delete(name);
+    this.#geometries.delete(key);
+  }
+
   async #batch(
     requests: readonly GenerationRequest[],
     geometry: Geometry,
     settings: SamplingSettings,
     onToken?: TokenListener,
   ): Promise<Generation[]> {
-    const { batch, capacity, width } = geometry;
-    const prefill = await this.#program('prefill', geometry);
-    const ids = new Int32Array(batch * width);
-    const lengths = new Int32Array(batch);
-    const sequences = new Int32Array(batch);
-    for (let row = 0; row < batch; row++) {
-      // The last part of a large job may be smaller: its rows are filled with the first request.
-      const { tokens, id } = requests[row] ?? requests[0];
-      ids.set(tokens, row * width);
-      lengths[row] = tokens.length;
-      sequences[row] = id;
-    }
+    const { batch, capacity } = geometry;
+    // The last part of a large job may be smaller: its rows are filled with the first request.
+    const rows = Array.from({ length: batch }, (_, row) => requests[row] ?? requests[0]);
+    const lengths = Int32Array.from(rows, ({ tokens }) => tokens.length);
+    const sequences = Int32Array.from(rows, ({ id }) => id);
+    await this.#prefill(rows, geometry);
     const shared = { sequences, ...rowSettings(batch, settings) };
-    write(prefill, { ids, lengths, bias: firstTokenBias(this.#config, settings), ...shared });
-    await prefill.run();
+    const first = await this.#program('first', geometry, () => this.#firstGraph(geometry));
+    write(first, { lengths, bias: firstTokenBias(this.#config, settings), ...shared });
+    await first.run();
 
     const stops = stopTokens(this.#config);
     const progress = requests.map(() => ({
@@ -148,8 +200,8 @@ export class Engine {
     }));
     let done = 0;
     const collect = async (steps: number) => {
-      const tokens = (await this.#store.read(historyName('tokens', geometry))) as Int32Array;
-      const logprobs = (await this.#store.read(historyName('logprobs', geometry))) as Float32Array;
+      const tokens = (await this.#store.read(`${geometry.prefix}tokens`)) as Int32Array;
+      const logprobs = (await this.#store.read(`${geometry.prefix}logprobs`)) as Float32Array;
       for (const [row, sequence] of progress.entries()) {
         for (let step = done; step < done + steps && !sequence.stopped; step++) {
           const at = row * capacity + lengths[row] - 1 + step;
@@ -163,7 +215,7 @@ export class Engine {
     };
     await collect(1);
     if (settings.maxTokens > 1) {
-      const decode = await this.#program('decode', geometry);
+      const decode = await this.#program('decode', geometry, () => this.#decodeGraph(geometry));
       write(decode, shared);
       while (done < settings.maxTokens && progress.some(({ stopped }) => !stopped)) {
         const steps = Math.min(onToken ? 1 : STEPS_PER_CALL, settings.maxTokens - done);
@@ -178,37 +230,75 @@ export class Engine {
     }));
   }
 
-  #program(kind: 'prefill' | 'decode', geometry: Geometry): Promise<Program> {
-    // Decoding does not depend on the width of the prompts.
-    const key = `${kind} ${geometry.batch} ${geometry.capacity} ${kind === 'prefill' ? geometry.width : ''}`;
-    let program = this.#programs.get(key);
-    if (program === undefined) {
-      const g = kind === 'prefill' ? this.#prefillGraph(geometry) : this.#decodeGraph(geometry);
-      program = compile(g, this.#device, this.#store, { outputs: {} });
-      this.#programs.set(key, program);
-    }
+  async #program(kind: string, { programs }: Geometry, graph: () => Graph): Promise<Program> {
+    const program = programs.get(kind) ?? (await compile(graph(), this.#device, this.#store));
+    programs.set(kind, program);
     return program;
   }
 
-  /** Samples the first token of every sequence, and fills the cache. */
-  #prefillGraph(geometry: Geometry): Graph {
-    const { batch, width } = geometry;
+  /** Fills the cache with the prompts, and keeps the last hidden state of each. */
+  async #prefill(rows: readonly GenerationRequest[], geometry: Geometry): Promise<void> {
+    const { batch } = geometry;
+    const longest = Math.max(...rows.map(({ tokens }) => tokens.length));
+    for (let start = 0, width = 0; start < longest; start += width) {
+      width = chunkWidth(batch, longest - start);
+      const program = await this.#program(`prefill ${width}`, geometry, () =>
+        this.#prefillGraph(geometry, width),
+      );
+      const ids = new Int32Array(batch * width);
+      const positions = new Int32Array(batch * width).fill(-1);
+      const lengths = new Int32Array(batch);
+      const last = new Int32Array(batch).fill(-1);
+      const ending = new Int32Array(batch).fill(-1);
+      for (const [row, { tokens }] of rows.entries()) {
+        const part = tokens.slice(start, start + width);
+        ids.set(part, row * width);
+        for (let i = 0; i < part.length; i++) positions[row * width + i] = start + i;
+        lengths[row] = part.length;
+        if (tokens.length <= start || tokens.length > start + width) continue;
+        last[row] = row * width + part.length - 1;
+        ending[row] = row;
+      }
+      write(program, { ids, positions, lengths, last, ending, start: new Int32Array(batch).fill(start) });
+      await program.run();
+    }
+  }
+
+  /** `width` tokens of every sequence into the cache. Padding has position -1, which nothing is written for. */
+  #prefillGraph(geometry: Geometry, width: number): Graph {
+    const { batch } = geometry;
     const g = new Graph();
-    const lengths = g.input('lengths', 'i32', [batch]);
-    const positions = Int32Array.from({ length: batch * width }, (_, i) => i % width);
-    const weights = declareWeights(g, this.#config, this.#dtype, { layout: this.#layout });
-    const hidden = hiddenStates(g, this.#config, weights, {
-      ids: g.input('ids', 'i32', [batch * width]),
-      positions: g.literal(positions),
-      attend: cachedAttention(g, this.#config, geometry, g.literal(positions), { lengths }),
+    const positions = g.input('positions', 'i32', [batch * width]);
+    const place = { start: g.input('start', 'i32', [batch]), lengths: g.input('lengths', 'i32', [batch]) };
+    const hidden = this.#hidden(g, geometry, g.input('ids', 'i32', [batch * width]), positions, place);
+    const last = g.embedding(hidden, g.input('last', 'i32', [batch]));
+    g.scatterRows(this.#lastHidden(g, geometry), g.input('ending', 'i32', [batch]), last);
+    return g;
+  }
+
+  #lastHidden(g: Graph, { batch, prefix }: Geometry): Tensor {
+    return g.state(`${prefix}hidden`, 'f32', [batch, this.#config.hidden_size]);
+  }
+
+  #hidden(g: Graph, geometry: Geometry, ids: Tensor, positions: Tensor, place: SequencePlace): Tensor {
+    return hiddenStates(g, this.#config, this.#weights(g), {
+      ids,
+      positions,
+      maxPositions: geometry.capacity,
+      attend: cachedAttention(g, this.#config, geometry, positions, place),
     });
-    const firsts = g.literal(Int32Array.from({ length: batch }, (_, row) => row * width - 1));
-    const last = g.embedding(hidden, g.add(firsts, lengths));
-    const biased = g.add(
-      logits(g, this.#config, weights, last),
-      g.input('bias', 'f32', [this.#config.vocab_size]),
-    );
-    this.#sampleAndAdvance(g, geometry, biased, g.sub(lengths, 1));
+  }
+
+  #weights(g: Graph): WeightTensors {
+    return declareWeights(g, this.#config, this.#dtype, { layout: this.#layout });
+  }
+
+  /** Samples the first token of every sequence. */
+  #firstGraph(geometry: Geometry): Graph {
+    const g = new Graph();
+    const scores = logits(g, this.#config, this.#weights(g), this.#lastHidden(g, geometry));
+    const biased = g.add(scores, g.input('bias', 'f32', [this.#config.vocab_size]));
+    this.#sampleAndAdvance(g, geometry, biased, g.sub(g.input('lengths', 'i32', [geometry.batch]), 1));
     return g;
   }
 
@@ -216,13 +306,8 @@ export class Engine {
   #decodeGraph(geometry: Geometry): Graph {
     const g = new Graph();
     const { token, position } = frontier(g, geometry);
-    const weights = declareWeights(g, this.#config, this.#dtype, { layout: this.#layout });
-    const hidden = hiddenStates(g, this.#config, weights, {
-      ids: token,
-      positions: position,
-      attend: cachedAttention(g, this.#config, geometry, position, { start: position }),
-    });
-    this.#sampleAndAdvance(g, geometry, logits(g, this.#config, weights, hidden), position);
+    const hidden = this.#hidden(g, geometry, token, position, { start: position });
+    this.#sampleAndAdvance(g, geometry, logits(g, this.#config, this.#weights(g), hidden), position);
     return g;
   }
 
@@ -231,7 +316,7 @@ export class Engine {
    * into the history, and makes it the next step's input.
    */
   #sampleAndAdvance(g: Graph, geometry: Geometry, scores: Tensor, position: Tensor): void {
-    const { batch, capacity } = geometry;
+    const { batch, capacity, prefix } = geometry;
     const row = {
       temperature: g.input('temperature', 'f32', [batch]),
       topK: g.input('topK', 'i32', [batch]),
@@ -244,7 +329,7 @@ export class Engine {
     });
     const rows = cacheRows(g, batch, capacity, position);
     const history = (part: 'tokens' | 'logprobs', values: Tensor) => {
-      const state = g.state(historyName(part, geometry), values.dtype, [batch * capacity, 1]);
+      const state = g.state(`${prefix}${part}`, values.dtype, [batch * capacity, 1]);
       g.scatterRows(state, rows, g.reshape(values, [batch, 1]));
     };
     history('tokens', sampled.tokens);
@@ -256,8 +341,8 @@ export class Engine {
   }
 
   async dispose(): Promise<void> {
-    for (const program of this.#programs.values()) (await program).dispose();
-    this.#programs.clear();
+    await this.#turn;
+    for (const key of [...this.#geometries.keys()]) this.#forget(key);
   }
 }
 
@@ -282,15 +367,11 @@ function firstTokenBias({ vocab_size }: Qwen3Config, { forbidFirst }: SamplingSe
   return bias;
 }
 
-const historyName = (part: 'tokens' | 'logprobs', { batch, capacity }: CacheGeometry) =>
-  `history.${batch}x${capacity}.${part}`;
-
 /** The token that every sequence continues from, and its position. */
-function frontier(g: Graph, { batch, capacity }: CacheGeometry) {
-  const name = (part: string) => `frontier.${batch}x${capacity}.${part}`;
+function frontier(g: Graph, { batch, prefix }: CacheGeometry) {
   return {
-    token: g.state(name('token'), 'i32', [batch]),
-    position: g.state(name('position'), 'i32', [batch]),
+    token: g.state(`${prefix}token`, 'i32', [batch]),
+    position: g.state(`${prefix}position`, 'i32', [batch]),
   };
 }
 

@@ -125,6 +125,7 @@ export class LanguageModel implements AsyncDisposable {
     const hidden = hiddenStates(g, config, weights, {
       ids,
       positions,
+      maxPositions: count,
       attend: (_, q, k, v) => g.attention(q, k, v, shape),
     });
     const logprob = sampledLogProbability(g, logits(g, config, weights, hidden), targets, UNTRUNCATED);

@@ -109,6 +109,8 @@ export interface ForwardInputs {
   readonly ids: Tensor;
   /** i32 [tokens]: the place of each token in its sequence. */
   readonly positions: Tensor;
+  /** Positions from here on do not occur; the model's maximum when left out. */
+  readonly maxPositions?: number;
   /**
    * Attention of a layer over whatever keys and values the caller keeps.
    * q is [tokens, heads * headDim]; k and v are [tokens, kvHeads * headDim]; the result has q's shape.
@@ -151,7 +153,11 @@ export function hiddenStates(
   const weight = (name: string) => weights.get(name)!;
   const columnsOf = new Map(weightSpecs(config).map(({ name, shape }) => [name, shape[1]]));
   const { head_dim: headDim, rms_norm_eps: eps } = config;
-  const rotary = { headDim, theta: ropeTheta(config), maxPositions: config.max_position_embeddings };
+  const rotary = {
+    headDim,
+    theta: ropeTheta(config),
+    maxPositions: inputs.maxPositions ?? config.max_position_embeddings,
+  };
   // The residual stream is f32, whatever the type of the weights.
   let x = g.cast(g.embedding(weight('model.embed_tokens.weight'), inputs.ids), 'f32');
   for (let layer = 0; layer < config.num_hidden_layers; layer++) {
