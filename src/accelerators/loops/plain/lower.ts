@@ -3,14 +3,16 @@
  * instruction a loop nest over it.
  */
 import type { Instruction, Kernel, Op, OpName, ValueId } from '../../../tile/ir.ts';
-import { elementCount, operands } from '../../../tile/ir.ts';
+import { elementCount } from '../../../tile/ir.ts';
 import type { LoopFunction, LoopTarget, VecReg } from '../ir.ts';
 import { mapBounds } from './bounds.ts';
 import { floatBits } from './code.ts';
 import { lowerDot } from './dot.ts';
+import { groups, uses } from './group.ts';
 import { lowerLoop } from './loop.ts';
 import { castIsFree, emitCast, emitIntegerMap, emitMap } from './map.ts';
 import { isStorable, lowerGather, lowerLoad, lowerScatter, lowerStore } from './memory.ts';
+import { lowerGroup } from './nest.ts';
 import { lowerArgmax, lowerReduce, lowerScan } from './reduce.ts';
 import { lowerBroadcast, lowerReshape, lowerTranspose } from './shape.ts';
 import type { Integer, Value } from './values.ts';
@@ -176,12 +178,6 @@ const LOWER: Lower = {
     ),
 };
 
-/** Values an instruction reads, in its body too. */
-function uses(op: Op): ValueId[] {
-  if (op.op !== 'loop') return [...operands(op)];
-  return [...operands(op), ...op.yields, ...op.body.flatMap((inner) => uses(inner.op))];
-}
-
 /** Lowers a block; `own` are values that belong to it besides its results, `end` runs after the last instruction. */
 function lowerBlock(
   context: Context,
@@ -191,28 +187,34 @@ function lowerBlock(
   program: Program,
   end: () => void,
 ): void {
+  const units = groups(context.kernel, body, context.deferred);
   const last = new Map<ValueId, number>();
   for (const id of own) last.set(id, -1);
-  body.forEach(({ op, results }, position) => {
-    for (const id of uses(op)) if (last.has(id)) last.set(id, position);
-    for (const id of results) last.set(id, position);
+  units.forEach(({ members }, position) => {
+    for (const { op, results } of members) {
+      for (const id of uses(op)) if (last.has(id)) last.set(id, position);
+      for (const id of results) last.set(id, position);
+    }
   });
-  for (const id of yields) if (last.has(id)) last.set(id, body.length);
-  const ending: ValueId[][] = Array.from({ length: body.length + 1 }, () => []);
+  for (const id of yields) if (last.has(id)) last.set(id, units.length);
+  const ending: ValueId[][] = Array.from({ length: units.length + 1 }, () => []);
   for (const [id, position] of last) if (position >= 0) ending[position].push(id);
   for (const [id, position] of last) if (position < 0) context.drop(id);
-  body.forEach(({ op, results }, position) => {
+  units.forEach(({ members, shape }, position) => {
     context.dying = new Set(ending[position]);
-    (LOWER[op.op] as (c: Context, op: Op, r: readonly ValueId[], p: Program) => void)(
-      context,
-      op,
-      results,
-      program,
-    );
+    if (shape !== null) lowerGroup(context, shape, members, (id) => last.get(id) !== position);
+    else
+      for (const { op, results } of members)
+        (LOWER[op.op] as (c: Context, op: Op, r: readonly ValueId[], p: Program) => void)(
+          context,
+          op,
+          results,
+          program,
+        );
     for (const id of ending[position]) context.drop(id);
   });
   end();
-  for (const id of ending[body.length]) context.drop(id);
+  for (const id of ending[units.length]) context.drop(id);
 }
 
 /** The kernel as loops over vectors. Throws an Error for what `unsupported` names. */

@@ -22,11 +22,11 @@ const MEMORY: { readonly [D in DType]?: MemoryType } = {
 export const isStorable = (dtype: DType): boolean => MEMORY[dtype] !== undefined;
 
 /** A bool's lanes have all bits set or none; its byte is 0 or 1. */
-function fromMemory(context: Context, lanes: VecReg, dtype: DType): VecReg {
+export function fromMemory(context: Context, lanes: VecReg, dtype: DType): VecReg {
   if (dtype !== 'bool') return lanes;
   return context.code.un('not', context.code.bin('ieq', lanes, context.code.bits(0)));
 }
-function toMemory(context: Context, lanes: VecReg, dtype: DType): VecReg {
+export function toMemory(context: Context, lanes: VecReg, dtype: DType): VecReg {
   return dtype === 'bool' ? context.code.bin('and', lanes, context.code.bits(1)) : lanes;
 }
 
@@ -204,9 +204,9 @@ export function loadInto(context: Context, value: Viewed, tile: Stored): void {
   );
 }
 
-export function lowerLoad(context: Context, op: OpOf<'load'>, result: ValueId): void {
-  const { shape, dtype } = context.type(result);
-  const block = locate(
+/** The block of a load or store. */
+export function locateOp(context: Context, op: OpOf<'load' | 'store'>, shape: readonly number[]): Block {
+  return locate(
     context,
     op.view,
     shape,
@@ -214,6 +214,17 @@ export function lowerLoad(context: Context, op: OpOf<'load'>, result: ValueId): 
     op.limits.map((id) => (id === null ? null : context.integer(id))),
     op.offsets.map((id) => context.bounds(id)),
   );
+}
+
+/** Stores what of a tile lies in the view. */
+export function storeFrom(context: Context, block: Block, tile: Stored): void {
+  const scratch = { base: context.pointer(tile), strides: tile.strides };
+  walk(context, block, scratch, block.ranges, moveOut(context, block, false));
+}
+
+export function lowerLoad(context: Context, op: OpOf<'load'>, result: ValueId): void {
+  const { shape, dtype } = context.type(result);
+  const block = locateOp(context, op, shape);
   const value: Viewed = { at: 'viewed', block, fill: op.fill, dtype, axes: viewedAxes(shape, shape) };
   if (context.deferred.has(result)) {
     context.define(result, value);
@@ -237,14 +248,7 @@ function readable(context: Context, id: ValueId): { tile: Stored; copied: boolea
 export function lowerStore(context: Context, op: OpOf<'store'>): void {
   const { shape } = context.type(op.value);
   const { tile, copied, repeated } = readable(context, op.value);
-  const block = locate(
-    context,
-    op.view,
-    shape,
-    op.offsets.map((id) => context.integer(id)),
-    op.limits.map((id) => (id === null ? null : context.integer(id))),
-    op.offsets.map((id) => context.bounds(id)),
-  );
+  const block = locateOp(context, op, shape);
   const scratch = { base: context.pointer(tile), strides: tile.strides };
   const move = moveOut(context, block, repeated);
   context.code.if(

@@ -8,7 +8,7 @@ import type { Context, Stored } from './values.ts';
 import { mergeAxes } from './values.ts';
 
 /** Partial sums along the last axis. */
-const PARTIALS = 16;
+export const PARTIALS = 16;
 
 type Joins = { readonly [F in ReduceFn]: { readonly fn: HorizontalFn; readonly neutral: number } };
 const FLOAT: Joins = {
@@ -27,7 +27,7 @@ const UNSIGNED: Joins = {
   min: { fn: 'umin', neutral: -1 },
 };
 
-function joining(fn: ReduceFn, dtype: DType): Joins[ReduceFn] {
+export function joining(fn: ReduceFn, dtype: DType): Joins[ReduceFn] {
   return (isFloat(dtype) ? FLOAT : dtype === 'u32' ? UNSIGNED : SIGNED)[fn];
 }
 
