@@ -8,8 +8,8 @@ import type { Kernel } from '../tile/ir.ts';
 import { memoized, storeAs, typeSuffix } from './common.ts';
 import type { CopyType } from './transpose.ts';
 
-/** Columns of a panel: rows of two or four whole cache lines, and sums enough to keep the multipliers of any processor busy. */
-const PANEL = 64;
+/** Columns of a panel: a row is one cache line of two-byte elements, and as wide as the register tile of a product. */
+const PANEL = 32;
 
 export interface Panels {
   /** Columns of a panel. */
