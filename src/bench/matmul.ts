@@ -20,6 +20,9 @@ const PRODUCTS: readonly Product[] = [
   square(512),
   square(1024),
   square(2048),
+  { m: 4096, k: 128, n: 128 },
+  { m: 4096, k: 256, n: 256 },
+  { m: 4096, k: 256, n: 768 },
   { m: 4096, k: 768, n: 256 },
   { m: 256, k: 4096, n: 768, transA: true },
 ];

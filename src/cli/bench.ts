@@ -97,6 +97,8 @@ interface Options {
 async function bench(names: readonly string[], { device, json, save }: Options): Promise<void> {
   const items = benchmarkItems(checkNames(names));
   const say = json ? () => {} : (line: string) => console.log(line);
+  // What makes figures incomplete or doubtful is said in either form, beside the JSON rather than in it.
+  const warn = json ? (line: string) => console.error(line) : say;
   const load = currentLoad();
   const chosen = await resolveDevice(device);
   if (chosen === 'interpreter')
@@ -109,21 +111,19 @@ async function bench(names: readonly string[], { device, json, save }: Options):
   await opened.close();
   say(`${chosen}: ${info.description}, ${info.threads} thread${info.threads === 1 ? '' : 's'}`);
   if (load > BUSY)
-    say(
+    warn(
       pc.yellow(
         `The machine is busy (load ${load.toFixed(2)}): limits, figures and ratios may be far off on both sides`,
       ),
     );
   const pytorch = await findPyTorch();
-  const limits = await limitsHere(info.threads, say);
+  const limits = await limitsHere(info.threads, warn);
   for (const line of limits === null ? [] : limitLines(limits)) say(line);
 
   const peers: readonly Peer[] = pytorch === null ? [] : [pytorch];
-  say(
-    pytorch === null
-      ? 'pytorch: not installed (bench/peers/install.sh installs it for the comparison)'
-      : `pytorch: ${pytorch.version}, eager, ${info.threads} threads; above 1x Tandem is faster`,
-  );
+  if (pytorch === null)
+    warn('pytorch: not installed (bench/peers/install.sh installs it for the comparison)');
+  else say(`pytorch: ${pytorch.version}, eager, ${info.threads} threads; above 1x Tandem is faster`);
   const columns = peers.map(({ name }) => name);
   say('');
   say(pc.dim(tableHeader(columns)));

@@ -18,7 +18,14 @@ export function addChat(program: Command): void {
     .argument('<model>', "a model's folder with a tokenizer")
     .addHelpText(
       'after',
-      '\nType a problem in the words of the task the model was trained on; an empty line or Ctrl-D ends.',
+      `
+Type a problem in the words of the task the model was trained on; an empty line or Ctrl-D ends.
+
+Examples:
+  $ tandem chat runs/chain
+  $ tandem chat runs/chain --temperature 0.7 --seed 3
+  $ tandem chat runs/chain --web
+  $ tandem chat runs/chain < problems.txt             answer each line of a file`,
     );
   command
     .option('--web', 'open the model in a web browser instead: it runs there, on WebGPU or WebAssembly')

@@ -23,6 +23,7 @@ export function addDevices(program: Command): void {
       '--json',
       'print JSON: an array of { name, available, reason, description, features, threads, memory }',
     )
+    .addHelpText('after', '\nExamples:\n  $ tandem devices\n  $ tandem devices --json')
     .action(async ({ json }: { json?: boolean }) => {
       const probes = await listDevices();
       if (json) {

@@ -126,6 +126,13 @@ export function checkOptions<T>(schema: z.ZodType<T>, given: unknown): T {
   const result = schema.safeParse(given);
   if (result.success) return result.data;
   throw new UsageError(
-    result.error.issues.map((issue) => `${flagOf(issue.path.join('.'))}: ${issue.message}`).join('; '),
+    result.error.issues.map((issue) => `${flagOf(issue.path.join('.'))}: ${explain(issue)}`).join('; '),
   );
+}
+
+/** What is wrong with a value; zod's own words except where they name types that nobody types. */
+function explain(issue: z.core.$ZodIssue): string {
+  return issue.code === 'invalid_type' && issue.expected === 'int'
+    ? 'a whole number is needed'
+    : issue.message;
 }

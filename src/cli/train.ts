@@ -47,6 +47,8 @@ export function addTrain(program: Command): void {
     .command('train')
     // An option after 'sft' or 'grpo' is that command's own.
     .enablePositionalOptions()
+    // So that a wrong name gets a message that lists the right ones.
+    .allowExcessArguments()
     .description('Fine-tune or reinforce a model, or continue an interrupted run')
     .option('--resume <run>', 'continue the run in this folder, bit for bit')
     .option('--json', 'print events as JSON lines instead of the display')
@@ -54,7 +56,11 @@ export function addTrain(program: Command): void {
       'after',
       '\nExamples:\n  $ tandem train sft --task chain --max-steps 200\n  $ tandem train grpo --model runs/chain --loss-type dr_grpo\n  $ tandem train grpo --task ./my-task.ts\n  $ tandem train --resume runs/chain',
     );
-  train.action(async (parsed: Common) => {
+  train.action(async (parsed: Common, { args }: Command) => {
+    if (args.length > 0)
+      throw new UsageError(
+        `there is no 'tandem train ${args[0]}': use 'tandem train sft' or 'tandem train grpo'`,
+      );
     if (parsed.resume === undefined)
       throw new UsageError(
         "say what to train: 'tandem train sft', 'tandem train grpo', or 'tandem train --resume <run>'",
@@ -79,8 +85,14 @@ export function addTrain(program: Command): void {
     addFlags(command, runOptions);
     addFlags(command, modelOptions);
   }
-  addFlags(sft, sftOptions);
-  addFlags(grpo, grpoOptions);
+  addFlags(sft, sftOptions).addHelpText(
+    'after',
+    '\nExamples:\n  $ tandem train sft --task chain --max-steps 200 --name short\n  $ tandem train sft --task ./my-task.ts --think-fraction 0.5 --dtype bf16',
+  );
+  addFlags(grpo, grpoOptions).addHelpText(
+    'after',
+    '\nExamples:\n  $ tandem train grpo --model runs/chain --loss-type dr_grpo --name chain-2\n  $ tandem train grpo --task ./my-task.ts --rollout wasm --beta 0.01',
+  );
   sft.action(async (parsed: Record<string, unknown> & Common) => {
     await begin(parsed, ['cold_start'], givenOptions(sftOptions, parsed), {});
   });
