@@ -11,6 +11,7 @@ import { LanguageModel } from '../../src/inference/language-model.ts';
 import { WeightStore } from '../../src/inference/weights.ts';
 import type { Qwen3Config } from '../../src/models/config.ts';
 import { parseConfig } from '../../src/models/config.ts';
+import type { WeightLayout } from '../../src/models/qwen3.ts';
 import { Random } from '../../src/numerics/random.ts';
 import type { Sequence } from '../../src/training/batches.ts';
 import { fromTargets, layOut } from '../../src/training/batches.ts';
@@ -48,6 +49,9 @@ const MODELS: readonly (readonly [string, Qwen3Config])[] = [
     }),
   ],
 ];
+
+/** As models are opened for inference, and as the learner holds its weights: the bits must not tell them apart. */
+const LAYOUTS: readonly WeightLayout[] = ['panels', 'rows'];
 
 const SETTINGS: readonly (readonly [string, Partial<SamplingSettings>])[] = [
   ['temperature 1', { temperature: 1 }],
@@ -91,14 +95,27 @@ for (const { name, available, reason } of probes) {
             forbidFirst: [],
             ...partial,
           };
-          const store = new WeightStore(device, config, 'f32');
-          store.write(weights);
-          const engine = new Engine(device, store.store, config, 'f32');
           const learner = new Learner(device, config, 'f32');
           learner.setWeights(weights);
+          const engines = LAYOUTS.map((layout) => {
+            const store = new WeightStore(device, config, 'f32', layout);
+            store.write(weights);
+            return { layout, store, engine: new Engine(device, store.store, config, 'f32', layout) };
+          });
           try {
             const all = requests(config, slow ? 3 : 8);
+            const [{ engine }, ...others] = engines;
             const together = await engine.generate(all, settings);
+            for (const other of others) {
+              for (const [i, one] of (await other.engine.generate(all, settings)).entries()) {
+                assert.deepEqual(one.tokens, together[i].tokens, `tokens of sequence ${i}, ${other.layout}`);
+                assert.deepEqual(
+                  bits(one.logprobs),
+                  bits(together[i].logprobs),
+                  `log-probabilities of sequence ${i}, ${other.layout}`,
+                );
+              }
+            }
             const groups: Generation[] = [];
             for (const size of [1, 3, 4])
               groups.push(
@@ -133,9 +150,11 @@ for (const { name, available, reason } of probes) {
               );
             }
           } finally {
-            await engine.dispose();
+            for (const { engine, store } of engines) {
+              await engine.dispose();
+              store.dispose();
+            }
             await learner.dispose();
-            store.dispose();
           }
         });
       }
