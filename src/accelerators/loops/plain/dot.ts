@@ -4,13 +4,14 @@
  */
 import type { Op, ValueId } from '../../../tile/ir.ts';
 import type { IntOperand, IntReg, MemoryType, VecReg } from '../ir.ts';
-import { loadInto } from './memory.ts';
+import { loadInto, locateOp } from './memory.ts';
 import type { Source } from './panels.ts';
 import { packPanels, packPanelsTransposed } from './panels.ts';
-import type { Context, Stored } from './values.ts';
+import type { Block, Context, Stored } from './values.ts';
 import { elementBytes, viewedStrides } from './values.ts';
 
 type DotOp = Extract<Op, { op: 'dot' }>;
+type StoreOp = Extract<Op, { op: 'store' }>;
 
 /** An operand of register tiles. Steps are in bytes. */
 export interface Operand {
@@ -25,8 +26,10 @@ export interface Operand {
 interface Product {
   readonly a: Operand;
   readonly b: Operand;
-  readonly acc: Stored | null;
-  readonly out: Stored;
+  /** Steps in bytes from row to row; null: all elements are `bits`. */
+  readonly acc: number | null;
+  readonly bits: number;
+  readonly out: number;
   readonly depth: number;
   /** One column: elements are stored one by one, as rows are not padded. */
   readonly narrow: boolean;
@@ -45,15 +48,15 @@ function registerTile(
   const width = 4 * code.lanes;
   const at = (base: IntReg, stride: number, row: number, vector: number) => ({
     base,
-    displacement: 4 * stride * row + width * vector,
+    displacement: stride * row + width * vector,
   });
   const each = <T>(make: (row: number, vector: number) => T): T[][] =>
     Array.from({ length: rows }, (_, row) =>
       Array.from({ length: vectors }, (_, vector) => make(row, vector)),
     );
   const sums = each((row, vector): VecReg => {
-    if (p.acc === null) return code.bits(0);
-    const from = at(acc, p.acc.strides[0], row, vector);
+    if (p.acc === null) return code.bits(p.bits);
+    const from = at(acc, p.acc, row, vector);
     return p.narrow ? code.broadcast(from) : code.load(from);
   });
   const pa = code.newInt();
@@ -82,7 +85,7 @@ function registerTile(
   });
   sums.forEach((list, row) => {
     list.forEach((sum, vector) => {
-      const to = at(out, p.out.strides[0], row, vector);
+      const to = at(out, p.out, row, vector);
       if (p.narrow) code.storeFirst(sum, to);
       else code.store(sum, to);
     });
@@ -218,41 +221,61 @@ function operandB(context: Context, op: DotOp, m: number, n: number, depth: numb
   };
 }
 
-export function lowerDot(context: Context, op: DotOp, result: ValueId): void {
+/** The place in a view where `store` puts a product, if register tiles can write there. */
+function destination(context: Context, store: StoreOp, [, n]: readonly number[]): Block | null {
+  const { strides, dtype } = context.kernel.views[store.view];
+  const { shape } = context.type(store.value);
+  if (n % context.code.lanes !== 0 || strides[strides.length - 1] !== 1) return null;
+  if (dtype !== 'f32' && dtype !== 'i32') return null;
+  const block = locateOp(context, store, shape);
+  return block.inside === 1 ? block : null;
+}
+
+/** Lowers a product; whether it also did what `store`, the only reader of the result, has to do. */
+export function lowerDot(context: Context, op: DotOp, result: ValueId, store: StoreOp | null): boolean {
   const { code } = context;
   const { shape, dtype } = context.type(result);
   const [m, n] = shape;
   const depth = context.type(op.a).shape[op.transA ? 0 : 1];
   const a = operandA(context, op, m, depth);
   const b = operandB(context, op, m, n, depth);
-  const acc = op.acc === null ? null : context.dense(op.acc);
-  const out = context.resultTile(shape, op.acc === null || acc?.copied ? [] : [op.acc]);
+  const start = op.acc === null ? ({ at: 'constant', bits: 0 } as const) : context.value(op.acc);
+  const acc = op.acc === null || start.at === 'constant' ? null : context.dense(op.acc);
+  const direct = store === null ? null : destination(context, store, shape);
+  const out = direct ?? context.resultTile(shape, op.acc === null || acc?.copied ? [] : [op.acc]);
+  const pout = 'view' in out ? out.base : context.pointer(out);
+  const outStep = 'view' in out ? 4 * out.view.strides[0] : 4 * out.strides[0];
+  const accStep = acc === null ? null : 4 * acc.tile.strides[0];
+  const pacc = acc === null ? pout : context.pointer(acc.tile);
   const product: Product = {
     a: a.operand,
     b: b.operand,
-    acc: acc?.tile ?? null,
-    out,
+    acc: accStep,
+    bits: start.at === 'constant' ? start.bits : 0,
+    out: outStep,
     depth,
     narrow: n === 1,
     integer: dtype === 'i32',
   };
-  const [pacc, pout] = [acc?.tile ?? out, out].map((tile) => context.pointer(tile));
   const size = code.target.dotTile;
   pieces(context, Math.ceil(n / code.lanes), size.vectors, (column, vectors) => {
     const along = code.int('mul', column, 4 * code.lanes * size.vectors);
     const panel = code.pointer(b.operand.base, code.int('mul', column, b.operand.step));
     evenly(context, m, size.rows, (row, rows) => {
-      const down = (tile: Stored) => code.int('add', code.int('mul', row, 4 * tile.strides[0]), along);
+      const down = (step: number) => code.int('add', code.int('mul', row, step), along);
+      const to = code.pointer(pout, down(outStep));
       const pointers = [
         code.pointer(a.operand.base, code.int('mul', row, a.operand.step)),
         panel,
-        code.pointer(pacc, down(acc?.tile ?? out)),
-        code.pointer(pout, down(out)),
+        accStep === null ? to : code.pointer(pacc, down(accStep)),
+        to,
       ];
       registerTile(context, product, pointers, rows, vectors);
     });
   });
   for (const tile of [a.owned, b.owned, acc?.copied ? acc.tile : null])
     if (tile !== null) context.reclaim(tile.buffer);
+  if ('view' in out) return true;
   context.define(result, out);
+  return false;
 }

@@ -9,6 +9,7 @@ import { mapBounds } from './bounds.ts';
 import { floatBits } from './code.ts';
 import { lowerDot } from './dot.ts';
 import { groups, uses } from './group.ts';
+import { inlineLoops } from './inline.ts';
 import { lowerLoop } from './loop.ts';
 import { castIsFree, emitCast, emitIntegerMap, emitMap } from './map.ts';
 import { isStorable, lowerGather, lowerLoad, lowerScatter, lowerStore } from './memory.ts';
@@ -163,7 +164,9 @@ const LOWER: Lower = {
   atomicAdd: (context) => {
     throw new Error(`kernel '${context.kernel.name}': 'atomicAdd' is not supported`);
   },
-  dot: (context, op, [result]) => lowerDot(context, op, result),
+  dot: (context, op, [result]) => {
+    lowerDot(context, op, result, null);
+  },
   map: (context, op, [result]) => lowerMap(context, op, result),
   reduce: (context, op, [result]) => lowerReduce(context, op, result),
   argmax: (context, op, [result]) => lowerArgmax(context, op, result),
@@ -200,10 +203,19 @@ function lowerBlock(
   const ending: ValueId[][] = Array.from({ length: units.length + 1 }, () => []);
   for (const [id, position] of last) if (position >= 0) ending[position].push(id);
   for (const [id, position] of last) if (position < 0) context.drop(id);
+  /** Stores whose value the product before them writes into the view. */
+  const directStores = new Set<number>();
   units.forEach(({ members, shape }, position) => {
     context.dying = new Set(ending[position]);
+    if (directStores.has(position)) return;
     if (shape !== null) lowerGroup(context, shape, members, (id) => last.get(id) !== position);
-    else
+    else if (members[0].op.op === 'dot') {
+      const [{ op, results }] = members;
+      const next = units[position + 1]?.members[0].op;
+      const isLast = last.get(results[0]) === position + 1;
+      const store = next?.op === 'store' && next.value === results[0] && isLast ? next : null;
+      if (lowerDot(context, op as OpOf<'dot'>, results[0], store)) directStores.add(position + 1);
+    } else
       for (const { op, results } of members)
         (LOWER[op.op] as (c: Context, op: Op, r: readonly ValueId[], p: Program) => void)(
           context,
@@ -221,7 +233,7 @@ function lowerBlock(
 export function lower(kernel: Kernel, target: LoopTarget): LoopFunction {
   const reason = unsupported(kernel, target);
   if (reason !== null) throw new Error(reason);
-  const context = new Context(kernel, target);
+  const context = new Context(inlineLoops(kernel), target);
   const { code } = context;
   const [from, to] = [code.newInt(), code.newInt()];
   code.emit({ o: 'parameter', dst: from, which: 'from' });
@@ -233,7 +245,7 @@ export function lower(kernel: Kernel, target: LoopTarget): LoopFunction {
       rest = code.int('div', rest, size);
       return { at: 'integer', value: size === 1 ? 0 : value, bounds: [0, size - 1] };
     });
-    lowerBlock(context, kernel.body, [], [], program, () => {});
+    lowerBlock(context, context.kernel.body, [], [], program, () => {});
   });
   return {
     name: kernel.name,

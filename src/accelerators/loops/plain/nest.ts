@@ -219,6 +219,8 @@ class Nest {
           : code.select(code.bin('ilt', code.iota(), code.bits(count)), lanes, code.bits(neutral));
       code.emit({ o: 'vbin', dst: partials[partial], fn, a: partials[partial], b: counted });
     }
+    // A target may be the memory of a source that is read for the last time: all is read before anything is written.
+    for (const { id } of this.#targets) value(id);
     this.#targets.forEach(({ id, to }, t) => {
       const s = ids.length + t;
       const lanes = to.inView ? toMemory(context, value(id), context.type(id).dtype) : value(id);
