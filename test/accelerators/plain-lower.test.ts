@@ -248,6 +248,8 @@ test('elementwise functions of every type and shape', () => {
           a.div(b),
           a.rem(b),
           a.div(b.and(7)),
+          a.div(1).add(a.div(2)).xor(a.div(64)),
+          a.div(3),
           a.min(b).xor(a.max(b)).or(b).not(),
           a.shl(b.and(63)),
           a.shr(b.and(63)),
@@ -479,6 +481,31 @@ test('loops carry, swap and repeat values', () => {
       );
       return [x, y, count, s, t, u, a];
     });
+  }
+});
+
+test('groups: memory is read before it is written, and after what was written before', () => {
+  // Views that share memory element for element, as the memory plan lets them.
+  const shape = [6, 40];
+  for (const limit of [null, 37]) {
+    const kernel = buildKernel(`groups_${limit}`, (k) => {
+      const a = k.inout('a', 'f32', shape);
+      const b = k.inout('b', 'f32', [8, 48]);
+      const flags = k.output('flags', 'bool', shape);
+      const sums = k.output('sums', 'f32', [6, 1]);
+      const limits = { limits: [null, limit === null ? null : k.constant(limit, 'i32')] };
+      const x = k.load(a, [0, 0], shape, limits);
+      const y = k.load(b, [1, 2], shape, limits);
+      const z = x.mul(y);
+      k.store(a, [0, 0], z, limits);
+      k.store(b, [1, 2], x.add(z), limits);
+      const again = k.load(b, [0, 2], shape);
+      k.store(flags, [0, 0], again.lt(z));
+      k.store(sums, [0, 0], again.add(x).sum());
+      k.store(b, [2, 2], again.mul(2), limits);
+      k.store(b, [1, 1], again.mul(3), limits);
+    });
+    compare(kernel, buffersOf(kernel));
   }
 });
 

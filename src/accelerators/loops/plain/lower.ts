@@ -119,7 +119,9 @@ function lowerMap(context: Context, op: OpOf<'map'>, result: ValueId): void {
       return;
     }
   }
-  lowerLanes(context, op.args, result, (lanes) => emitMap(context.code, op.fn, lanes, dtype));
+  lowerLanes(context, op.args, result, (lanes) =>
+    emitMap(context.code, op.fn, lanes, dtype, context.constantBits(op.args)),
+  );
 }
 
 function lowerCast(context: Context, op: OpOf<'cast'>, result: ValueId): void {

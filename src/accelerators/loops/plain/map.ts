@@ -115,9 +115,27 @@ const EMIT: { readonly [F in MapFn]: Emit } = {
   select: (code, [c, a, b]) => code.select(c, a, b),
 };
 
-/** `fn` of vectors; `dtype` is that of the last argument. */
-export function emitMap(code: Code, fn: MapFn, args: readonly VecReg[], dtype: DType): VecReg {
-  return EMIT[fn](code, args, kindOf(dtype));
+/** Quotients by 2^n of integers: a shift, after which negative ones are rounded toward zero. */
+function divideByPower(code: Code, a: VecReg, n: number, kind: Kind): VecReg {
+  if (n === 0) return a;
+  if (kind === 'unsigned') return code.shift('ushr', a, n);
+  const correction = code.shift('ushr', code.shift('ishr', a, 31), 32 - n);
+  return code.shift('ishr', code.bin('iadd', a, correction), n);
+}
+
+/** `fn` of vectors; `dtype` is that of the last argument, `last` the bits of its lanes where they are constant. */
+export function emitMap(
+  code: Code,
+  fn: MapFn,
+  args: readonly VecReg[],
+  dtype: DType,
+  last: number | null,
+): VecReg {
+  const kind = kindOf(dtype);
+  const isInteger = kind === 'signed' || kind === 'unsigned';
+  if (fn === 'div' && isInteger && last !== null && last > 0 && (last & (last - 1)) === 0)
+    return divideByPower(code, args[0], 31 - Math.clz32(last), kind);
+  return EMIT[fn](code, args, kind);
 }
 
 type IntEmit = (code: Code, args: readonly IntOperand[], dtype: DType) => IntOperand;

@@ -203,7 +203,10 @@ class Nest {
     for (const { op, results } of this.#members) {
       if (op.op === 'map') {
         const { dtype } = context.type(op.args[op.args.length - 1]);
-        values.set(results[0], emitMap(code, op.fn, op.args.map(value), dtype));
+        values.set(
+          results[0],
+          emitMap(code, op.fn, op.args.map(value), dtype, context.constantBits(op.args)),
+        );
       } else if (op.op === 'cast')
         values.set(
           results[0],

@@ -240,6 +240,13 @@ export class Context {
     return typeof value.value === 'number' ? [value.value, value.value] : value.bounds;
   }
 
+  /** The bits of the last value's lanes where it is a constant, else null. */
+  constantBits(ids: readonly ValueId[]): number | null {
+    const value = this.#values[ids[ids.length - 1]];
+    if (value?.at === 'constant') return value.bits;
+    return value?.at === 'integer' && typeof value.value === 'number' ? value.value : null;
+  }
+
   integer(id: ValueId): IntOperand {
     const value = this.value(id);
     if (value.at !== 'integer') throw new Error(`kernel '${this.kernel.name}': %${id} is no integer scalar`);
