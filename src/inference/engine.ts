@@ -51,10 +51,13 @@ export type TokenListener = (sequence: number, token: number) => void;
 const MAX_BATCH = 512;
 /** Decode steps between two looks at whether all sequences have ended. */
 const STEPS_PER_CALL = 16;
-/** A prompt goes through the model in chunks of these many tokens of each sequence: three programs at most. */
-const CHUNKS = [16, 64, 256];
+/**
+ * A prompt goes through the model in chunks of these many tokens of each sequence, the last filled up with padding: few
+ * programs, and little padding.
+ */
+const CHUNKS = [4, 16, 64, 256];
 /** Tokens of all sequences in a chunk, if chunks of the smallest width allow it: bounds the intermediate values. */
-const CHUNK_TOKENS = 4096;
+const CHUNK_TOKENS = 8192;
 /** Capacities of caches are doublings of this, so that few programs are compiled. */
 const SMALLEST_CAPACITY = 64;
 /** Geometries whose programs and caches are kept. */

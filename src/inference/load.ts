@@ -33,8 +33,8 @@ export interface LoadOptions {
   readonly slotBytes?: number;
 }
 
-/** Large enough that a read is a few calls and a run keeps all threads busy, small enough to stay in a large cache. */
-const SLOT_BYTES = 16 * 2 ** 20;
+/** Large enough that a read is a few calls and a run keeps all threads busy, small enough to stay in the cache. */
+const SLOT_BYTES = 4 * 2 ** 20;
 /** Pieces begin at multiples of this. */
 const ALIGNMENT = 64;
 

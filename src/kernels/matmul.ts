@@ -64,7 +64,7 @@ export function defaultBlocks({ m, n, k, panel }: MatmulOptions): MatmulBlocks {
   if (panel !== undefined)
     return m <= FEW_ROWS
       ? { m, n: panel, k: Math.min(k, 64) }
-      : { m: Math.min(m, 64), n: 4 * panel, k: Math.min(k, 256) };
+      : { m: Math.min(m, 128), n: 4 * panel, k: Math.min(k, 256) };
   const step = Math.min(k, 256);
   if (m <= FEW_ROWS) return { m, n: Math.min(n, 256), k: step };
   const sizes = (total: number) => new Set([64, 128, 256].map((size) => Math.min(size, total)));
