@@ -1,6 +1,6 @@
 /** A group of instructions as one loop nest: every element passes through all of them in registers. */
-import type { Instruction, Op, ValueId } from '../../../tile/ir.ts';
-import type { Address, HorizontalFn, IntOperand, IntReg, MemoryType, VecReg } from '../ir.ts';
+import type { Instruction, Op, ValueId } from '../../tile/ir.ts';
+import type { Address, HorizontalFn, IntOperand, IntReg, MemoryType, VecReg } from './ir.ts';
 import { emitCast, emitMap } from './map.ts';
 import { fromMemory, loadInto, locateOp, storeFrom, toMemory } from './memory.ts';
 import { joining, PARTIALS } from './reduce.ts';

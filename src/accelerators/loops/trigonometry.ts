@@ -1,6 +1,7 @@
 /** Sine and cosine of f32 of any size, to about 1 to 2 units in the last place. */
-import type { VecReg } from '../ir.ts';
+
 import { type Code, floatBits } from './code.ts';
+import type { VecReg } from './ir.ts';
 
 /** pi/2 less the nearest double. */
 const HALF_PI_REST = 6.123233995736766e-17;

@@ -1,6 +1,6 @@
 /** Which loads need no tile of their own, because products read the view. */
-import type { Instruction, Kernel, ValueId } from '../../../tile/ir.ts';
-import { operands } from '../../../tile/ir.ts';
+import type { Instruction, Kernel, ValueId } from '../../tile/ir.ts';
+import { operands } from '../../tile/ir.ts';
 import { castIsFree } from './map.ts';
 
 const WRITES: ReadonlySet<string> = new Set(['store', 'scatter', 'atomicAdd']);

@@ -11,7 +11,7 @@ import type {
   VecBinary,
   VecReg,
   VecUnary,
-} from '../ir.ts';
+} from './ir.ts';
 
 const INTEGER: { readonly [F in IntBinary]: (a: number, b: number) => number } = {
   add: (a, b) => (a + b) | 0,

@@ -1,5 +1,5 @@
 /** What is known of integer scalars when a kernel is lowered: blocks that are surely inside a view need no edges. */
-import type { MapFn } from '../../../tile/ir.ts';
+import type { MapFn } from '../../tile/ir.ts';
 
 /** The value is at least `[0]` and at most `[1]`. */
 export type Bounds = readonly [number, number];

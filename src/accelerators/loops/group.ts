@@ -1,8 +1,8 @@
 /** Puts instructions that step through one shape together, so that they become one loop nest. */
 
-import { byteLength } from '../../../numerics/dtype.ts';
-import type { Instruction, Kernel, Op, ValueId } from '../../../tile/ir.ts';
-import { elementCount, operands } from '../../../tile/ir.ts';
+import { byteLength } from '../../numerics/dtype.ts';
+import type { Instruction, Kernel, Op, ValueId } from '../../tile/ir.ts';
+import { elementCount, operands } from '../../tile/ir.ts';
 
 /** Values an instruction reads, in its body too. */
 export function uses(op: Op): ValueId[] {

@@ -1,7 +1,7 @@
 /** Loops: carried values live in places of their own, which the end of the body fills with the next values. */
-import type { Instruction, Op, ValueId } from '../../../tile/ir.ts';
-import type { IntReg, VecReg } from '../ir.ts';
+import type { Instruction, Op, ValueId } from '../../tile/ir.ts';
 import { indexBounds } from './bounds.ts';
+import type { IntReg, VecReg } from './ir.ts';
 import type { Context, Integer, Splat, Stored, Value } from './values.ts';
 import { denseLayout, isIntegerScalar } from './values.ts';
 

@@ -1,9 +1,9 @@
 /** Elementwise functions and casts on vector registers, and on integer scalars. */
-import type { DType } from '../../../numerics/dtype.ts';
-import { isFloat } from '../../../numerics/dtype.ts';
-import type { MapFn } from '../../../tile/ir.ts';
-import type { IntOperand, VecBinary, VecReg } from '../ir.ts';
+import type { DType } from '../../numerics/dtype.ts';
+import { isFloat } from '../../numerics/dtype.ts';
+import type { MapFn } from '../../tile/ir.ts';
 import type { Code } from './code.ts';
+import type { IntOperand, VecBinary, VecReg } from './ir.ts';
 import * as math from './math.ts';
 import * as trigonometry from './trigonometry.ts';
 

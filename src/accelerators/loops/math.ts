@@ -2,8 +2,9 @@
  * Transcendental functions on vectors of f32, to about 1 to 2 units in the last place: argument reduction, then
  * Taylor series long enough that their truncation is below a tenth of a unit.
  */
-import type { VecReg } from '../ir.ts';
+
 import type { Code } from './code.ts';
+import type { VecReg } from './ir.ts';
 
 /** c[0] + x * (c[1] + x * (c[2] + …)). */
 function polynomial(code: Code, x: VecReg, coefficients: readonly number[]): VecReg {

@@ -1,10 +1,10 @@
 /** Where tile values live: scalars in registers, tiles as rows in scratch memory, and who still needs which buffer. */
-import type { DType } from '../../../numerics/dtype.ts';
-import type { Kernel, TileType, ValueId, View } from '../../../tile/ir.ts';
-import type { IntOperand, IntReg, LoopTarget, MemoryType, VecReg } from '../ir.ts';
+import type { DType } from '../../numerics/dtype.ts';
+import type { Kernel, TileType, ValueId, View } from '../../tile/ir.ts';
 import type { Bounds } from './bounds.ts';
 import { Code } from './code.ts';
 import { deferrable } from './defer.ts';
+import type { IntOperand, IntReg, LoopTarget, MemoryType, VecReg } from './ir.ts';
 
 /** A piece of scratch memory. `users` counts the values in it; a held one (loop-carried) is kept without any. */
 export interface Buffer {

@@ -1,5 +1,5 @@
 /** Loops that run exactly once become part of the block around them. */
-import type { Instruction, Kernel, Op, ValueId } from '../../../tile/ir.ts';
+import type { Instruction, Kernel, Op, ValueId } from '../../tile/ir.ts';
 
 type Rename = (id: ValueId) => ValueId;
 

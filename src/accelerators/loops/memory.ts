@@ -1,10 +1,10 @@
 /** load, store, gather and scatter: blocks of views to and from row-major scratch. */
-import type { DType } from '../../../numerics/dtype.ts';
-import { byteLength } from '../../../numerics/dtype.ts';
-import type { Op, ValueId } from '../../../tile/ir.ts';
-import type { Address, IntOperand, IntReg, MemoryType, VecReg } from '../ir.ts';
+import type { DType } from '../../numerics/dtype.ts';
+import { byteLength } from '../../numerics/dtype.ts';
+import type { Op, ValueId } from '../../tile/ir.ts';
 import type { Bounds } from './bounds.ts';
 import { floatBits } from './code.ts';
+import type { Address, IntOperand, IntReg, MemoryType, VecReg } from './ir.ts';
 import type { Block, Context, Stored, Viewed } from './values.ts';
 import { viewedAxes } from './values.ts';
 

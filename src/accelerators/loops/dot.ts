@@ -2,8 +2,8 @@
  * dot: register tiles of the result, k ascending with one accumulator an element. Operands are read where they lie
  * as far as that is fast; else b is packed into panels as wide as a register tile, and a into padded rows.
  */
-import type { Op, ValueId } from '../../../tile/ir.ts';
-import type { IntOperand, IntReg, MemoryType, VecReg } from '../ir.ts';
+import type { Op, ValueId } from '../../tile/ir.ts';
+import type { IntOperand, IntReg, MemoryType, VecReg } from './ir.ts';
 import { loadInto, locateOp } from './memory.ts';
 import type { Source } from './panels.ts';
 import { packPanels, packPanelsTransposed } from './panels.ts';

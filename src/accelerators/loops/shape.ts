@@ -1,7 +1,7 @@
 /** Operations that move elements: broadcast, reshape, transpose, and copies. */
-import type { Op, ValueId } from '../../../tile/ir.ts';
-import { elementCount } from '../../../tile/ir.ts';
-import type { IntOperand } from '../ir.ts';
+import type { Op, ValueId } from '../../tile/ir.ts';
+import { elementCount } from '../../tile/ir.ts';
+import type { IntOperand } from './ir.ts';
 import type { Context, Stored } from './values.ts';
 import { isIntegerScalar, viewedAxes } from './values.ts';
 

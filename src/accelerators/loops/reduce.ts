@@ -1,9 +1,9 @@
 /** reduce, argmax and scan, in the orders the tile language fixes. */
-import type { DType } from '../../../numerics/dtype.ts';
-import { isFloat } from '../../../numerics/dtype.ts';
-import type { Op, ReduceFn, ValueId } from '../../../tile/ir.ts';
-import type { HorizontalFn, IntOperand, IntReg, VecReg } from '../ir.ts';
+import type { DType } from '../../numerics/dtype.ts';
+import { isFloat } from '../../numerics/dtype.ts';
+import type { Op, ReduceFn, ValueId } from '../../tile/ir.ts';
 import { floatBits } from './code.ts';
+import type { HorizontalFn, IntOperand, IntReg, VecReg } from './ir.ts';
 import type { Context, Stored } from './values.ts';
 import { mergeAxes } from './values.ts';
 

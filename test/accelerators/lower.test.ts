@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { LoopTarget } from '../../src/accelerators/loops/ir.ts';
-import { lower, unsupported } from '../../src/accelerators/loops/plain/lower.ts';
+import { lower, unsupported } from '../../src/accelerators/loops/lower.ts';
 import { attention } from '../../src/kernels/attention.ts';
 import { matmul } from '../../src/kernels/matmul.ts';
 import { rmsNorm } from '../../src/kernels/norm.ts';
