@@ -34,7 +34,7 @@ export interface LoadOptions {
 }
 
 /** Large enough that a read is a few calls and a run keeps all threads busy, small enough to stay in the cache. */
-const SLOT_BYTES = 4 * 2 ** 20;
+const SLOT_BYTES = 8 * 2 ** 20;
 /** Pieces begin at multiples of this. */
 const ALIGNMENT = 64;
 
@@ -135,13 +135,19 @@ function* piecesOf(
   }
 }
 
+/** A slot, and its memory as the host sees it, where it does. */
+interface Slot {
+  readonly buffer: DeviceBuffer;
+  readonly view: Uint8Array | undefined;
+}
+
 /** Two slots of device memory by turns: while kernels work on what one holds, the other is filled. */
 class Slots implements AsyncDisposable {
   readonly #device: Device;
   readonly #checkpoint: CheckpointReader;
   readonly #slotBytes: number;
   /** The one that is filled comes first. Made when the first piece needs them. */
-  #slots: DeviceBuffer[] = [];
+  #slots: Slot[] = [];
   #used = 0;
   #pending = 0;
   #reads: Promise<void>[] = [];
@@ -157,31 +163,37 @@ class Slots implements AsyncDisposable {
   async add(piece: Piece): Promise<void> {
     if (this.#pending > 0 && this.#pending + piece.bytes > this.#slotBytes) await this.#flush();
     const { kernel, target, targetOffset, bytes } = piece;
-    if (kernel === null) this.#begin(piece, target, targetOffset);
+    if (kernel === null)
+      this.#begin(piece, target, targetOffset, this.#device.map?.(target, targetOffset, bytes));
     else {
       // A row may be longer than a slot.
       const size = Math.max(this.#slotBytes, bytes);
-      if (this.#slots.length === 0 || this.#slots[0].byteLength < size) await this.#reserve(size);
-      const source = { buffer: this.#slots[0], byteOffset: this.#used };
-      this.#begin(piece, source.buffer, source.byteOffset);
+      if (this.#slots.length === 0 || this.#slots[0].buffer.byteLength < size) await this.#reserve(size);
+      const [{ buffer, view }] = this.#slots;
+      const source = { buffer, byteOffset: this.#used };
+      this.#begin(piece, buffer, this.#used, view?.subarray(this.#used, this.#used + bytes));
       this.#launches.push({ kernel, bindings: [source, { buffer: target, byteOffset: targetOffset }] });
       this.#used += Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
     }
     this.#pending += Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
   }
 
-  #begin(piece: Piece, target: DeviceBuffer, offset: number): void {
-    const read = this.#read(piece, target, offset);
+  #begin(piece: Piece, target: DeviceBuffer, offset: number, view: Uint8Array | undefined): void {
+    const read = this.#read(piece, target, offset, view);
     // `#flush` awaits it and hears of a failure; until then it must not count as unhandled.
     read.catch(() => {});
     this.#reads.push(read);
   }
 
-  async #read({ name, begin, bytes }: Piece, target: DeviceBuffer, offset: number): Promise<void> {
-    const mapped = this.#device.map?.(target, offset, bytes);
-    const data = mapped ?? new Uint8Array(bytes);
+  async #read(
+    { name, begin, bytes }: Piece,
+    target: DeviceBuffer,
+    offset: number,
+    view: Uint8Array | undefined,
+  ): Promise<void> {
+    const data = view ?? new Uint8Array(bytes);
     await this.#checkpoint.readInto(name, begin, data);
-    if (mapped === undefined) this.#device.write(target, data, offset);
+    if (view === undefined) this.#device.write(target, data, offset);
   }
 
   /** Lets the kernels begin once everything they need is there and the other slot is free again. */
@@ -206,8 +218,12 @@ class Slots implements AsyncDisposable {
   async #reserve(bytes: number): Promise<void> {
     await this.#flush();
     await this.#run;
-    for (const slot of this.#slots.splice(0)) this.#device.free(slot);
-    for (let i = 0; i < 2; i++) this.#slots.push(this.#device.allocate(bytes));
+    for (const { buffer } of this.#slots.splice(0)) this.#device.free(buffer);
+    for (let i = 0; i < 2; i++) {
+      const buffer = this.#device.allocate(bytes);
+      // Once for all pieces: every view counts as memory that the collector of garbage hurries to free.
+      this.#slots.push({ buffer, view: this.#device.map?.(buffer, 0, bytes) });
+    }
   }
 
   async finish(): Promise<void> {
@@ -218,6 +234,6 @@ class Slots implements AsyncDisposable {
   /** Also after a failure: nothing may still write to memory that is then freed. */
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.allSettled([...this.#reads, this.#run]);
-    for (const slot of this.#slots.splice(0)) this.#device.free(slot);
+    for (const { buffer } of this.#slots.splice(0)) this.#device.free(buffer);
   }
 }
