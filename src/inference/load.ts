@@ -11,9 +11,9 @@ import { openCheckpoint, readJsonFile } from '../checkpoint/files.ts';
 import { checkWeight } from '../checkpoint/layout.ts';
 import type { FloatType, TensorInfo } from '../checkpoint/safetensors.ts';
 import { checkFloat, STORED_TYPE_BYTES } from '../checkpoint/safetensors.ts';
+import { convertKernel } from '../kernels/convert.ts';
 import { packTransposed, panelsOf } from '../kernels/panels.ts';
 import type { CopyType } from '../kernels/transpose.ts';
-import { convert } from '../kernels/transpose.ts';
 import type { Qwen3Config } from '../models/config.ts';
 import { parseConfig } from '../models/config.ts';
 import { matrixShape, weightSpecs } from '../models/qwen3.ts';
@@ -130,7 +130,7 @@ function* piecesOf(
       bytes,
       target: buffer,
       targetOffset: byteLength(to, at / width),
-      kernel: from === to ? null : convert({ count: bytes / width, type: from, yType: to }),
+      kernel: from === to ? null : convertKernel({ size: bytes / width, from, to }),
     };
   }
 }

@@ -1,10 +1,10 @@
-/** Copies that change layout, element type, or both. */
+/** Copies that change layout. */
 import type { DType } from '../numerics/dtype.ts';
 import { buildKernel, ceilDiv } from '../tile/builder.ts';
 import type { Kernel } from '../tile/ir.ts';
-import { memoized, storeAs, typeSuffix } from './common.ts';
+import { memoized } from './common.ts';
 
-/** Element types that are copied into each other; arithmetic happens in two of them. */
+/** Element types that are copied, whether or not there is arithmetic in them. */
 export type CopyType = Extract<DType, 'f32' | 'bf16' | 'f16'>;
 
 export interface TransposeOptions {
@@ -23,24 +23,5 @@ export const transpose: (options: TransposeOptions) => Kernel = memoized(
       k.grid(ceilDiv(columns, c), ceilDiv(rows, r));
       const [column, row] = [k.programId(0).mul(c), k.programId(1).mul(r)];
       k.store(y, [column, row], k.load(x, [row, column], [r, c]).transpose());
-    }),
-);
-
-export interface ConvertOptions {
-  readonly count: number;
-  readonly type: CopyType;
-  readonly yType: CopyType;
-}
-
-/** y[i] = x[i], rounded to y's type. Views: x [count], y [count]. */
-export const convert: (options: ConvertOptions) => Kernel = memoized(
-  ({ count, type, yType }: ConvertOptions): Kernel =>
-    buildKernel(`convert_${count}_${typeSuffix(type, yType)}`, (k) => {
-      const x = k.input('x', type, [count]);
-      const y = k.output('y', yType, [count]);
-      const block = Math.min(count, 4096);
-      k.grid(ceilDiv(count, block));
-      const start = k.programId(0).mul(block);
-      storeAs(k, y, [start], k.load(x, [start], [block]).cast('f32'));
     }),
 );

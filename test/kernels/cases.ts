@@ -14,6 +14,7 @@ import { cacheWrite } from '../../src/kernels/kvcache.ts';
 import { biasEpilogue, gateEpilogue, matmul, residualEpilogue } from '../../src/kernels/matmul.ts';
 import { rmsNorm, rmsNormBackward, rmsNormWeightPartial } from '../../src/kernels/norm.ts';
 import { adamW, gradientClip, sumSquares } from '../../src/kernels/optimizer.ts';
+import { packTransposed } from '../../src/kernels/panels.ts';
 import { rope, ropeTable } from '../../src/kernels/rope.ts';
 import { sampledLogp, sampledLogpBackward } from '../../src/kernels/sampling.ts';
 import { transpose } from '../../src/kernels/transpose.ts';
@@ -29,6 +30,17 @@ const TOLERANCE: { readonly [S in Storage]: Tolerance } = {
 };
 const STORAGES: readonly Storage[] = ['f32', 'bf16'];
 const exact: Tolerance = {};
+
+/** [rows, columns] transposed. */
+const turned = (x: readonly number[] | ArrayLike<number>, rows: number, columns: number): number[] =>
+  Array.from({ length: rows * columns }, (_, i) => x[(i % rows) * columns + Math.floor(i / rows)]);
+
+/** A matrix [rows, columns] in panels of `width` columns: see `kernels/panels.ts`. */
+const panels = (x: ArrayLike<number>, rows: number, columns: number, width: number): number[] =>
+  Array.from({ length: Math.ceil(columns / width) * rows * width }, (_, i) => {
+    const column = Math.floor(i / (rows * width)) * width + (i % width);
+    return column < columns ? x[(Math.floor(i / width) % rows) * columns + column] : 0;
+  });
 
 function matmulCases(): Case[] {
   const cases: Case[] = [];
@@ -115,6 +127,29 @@ function matmulCases(): Case[] {
       expected: { c: matmulReference(a, normals(4, k * n, 'bf16'), m, n, k) },
       tolerance,
     },
+    ...([1, 67] as const).map((rows) => ({
+      name: `matmul ${rows} rows by panels`,
+      kernel: matmul({
+        m: rows,
+        n: 75,
+        k,
+        panel: 32,
+        bType: 'bf16',
+        blocks: { m: Math.min(rows, 16), n: 64, k: 16 },
+        epilogue: biasEpilogue('f32'),
+      }),
+      inputs: {
+        a: normals(5, rows * k),
+        b: panels(normals(6, k * 75, 'bf16'), k, 75, 32),
+        bias: normals(7, 75),
+      },
+      expected: {
+        c: matmulReference(normals(5, rows * k), normals(6, k * 75, 'bf16'), rows, 75, k).map(
+          (value, i) => value + normals(7, 75)[i % 75],
+        ),
+      },
+      tolerance,
+    })),
     {
       name: 'matmul Inf and NaN',
       kernel: matmul({ m: 2, n: 2, k: 2 }),
@@ -331,6 +366,20 @@ function rowCases(): Case[] {
         expected: { y: Array.from({ length: 490 }, (_, i) => table[(i % 7) * 70 + Math.floor(i / 7)]) },
         tolerance: exact,
       },
+      {
+        name: `embedding in panels ${type}`,
+        kernel: embedding({ ...e, vocabulary: 8, panel: 4 }),
+        inputs: { ids, table: panels(turned(table, 7, 70), 70, 7, 4) },
+        expected: { x: ids.flatMap((id) => Array.from({ length: 70 }, (_, c) => table[id * 70 + c] ?? 0)) },
+        tolerance: exact,
+      },
+      ...([70, 69] as const).map((rows) => ({
+        name: `pack ${rows} rows ${type}`,
+        kernel: packTransposed({ columns: 7, rows, width: 4, type, yType: type }),
+        inputs: { x: table.slice(0, 7 * rows) },
+        expected: { y: panels(turned(table.slice(0, 7 * rows), 7, rows), rows, 7, 4) },
+        tolerance: exact,
+      })),
       {
         name: `convert ${type}`,
         kernel: convertKernel({ size: 490, from: type, to: type === 'f32' ? 'bf16' : 'f32' }),
