@@ -21,7 +21,7 @@ const TARGETS: readonly LoopTarget[] = [
     vectorRegisters: 32,
     fma: true,
     pointerBytes: 8,
-    dotTile: { rows: 6, vectors: 4 },
+    dotTile: { rows: 6, vectors: 4, round: 48 },
   },
   {
     name: '8 lanes',
@@ -29,7 +29,7 @@ const TARGETS: readonly LoopTarget[] = [
     vectorRegisters: 16,
     fma: true,
     pointerBytes: 8,
-    dotTile: { rows: 6, vectors: 2 },
+    dotTile: { rows: 6, vectors: 2, round: 24 },
   },
   {
     name: '4 lanes',
@@ -37,7 +37,7 @@ const TARGETS: readonly LoopTarget[] = [
     vectorRegisters: 16,
     fma: true,
     pointerBytes: 4,
-    dotTile: { rows: 3, vectors: 2 },
+    dotTile: { rows: 3, vectors: 2, round: 6 },
   },
 ];
 

@@ -34,7 +34,7 @@ const isas: { readonly [I in Isa]: IsaRule } = {
       vectorRegisters: 31,
       fma: true,
       pointerBytes: 8,
-      dotTile: { rows: 14, vectors: 2 },
+      dotTile: { rows: 14, vectors: 2, round: 48 },
     },
   },
   avx2: {
@@ -46,7 +46,7 @@ const isas: { readonly [I in Isa]: IsaRule } = {
       vectorRegisters: 15,
       fma: true,
       pointerBytes: 8,
-      dotTile: { rows: 6, vectors: 2 },
+      dotTile: { rows: 6, vectors: 2, round: 24 },
     },
   },
 };

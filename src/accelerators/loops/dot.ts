@@ -3,7 +3,7 @@
  * as far as that is fast; else b is packed into panels as wide as a register tile, and a into padded rows.
  */
 import type { Op, ValueId } from '../../tile/ir.ts';
-import type { IntOperand, IntReg, MemoryType, VecReg } from './ir.ts';
+import type { IntOperand, IntReg, LoopTarget, MemoryType, VecReg } from './ir.ts';
 import { loadInto, locateOp } from './memory.ts';
 import type { Source } from './panels.ts';
 import { packPanels, packPanelsTransposed } from './panels.ts';
@@ -36,6 +36,9 @@ interface Product {
   readonly integer: boolean;
 }
 
+/** Vectors of a row of a register tile. */
+const WIDEST = 8;
+
 /** rows x vectors of the result, whose pointers are at the register tile's first element. */
 function registerTile(
   context: Context,
@@ -63,7 +66,8 @@ function registerTile(
   const pb = code.newInt();
   code.emit({ o: 'imove', dst: pa, a });
   code.emit({ o: 'imove', dst: pb, a: b });
-  const unroll = p.depth % 4 === 0 ? 4 : 1;
+  const steps = code.target.dotTile.round / (rows * vectors);
+  const unroll = [4, 2].find((count) => count <= steps && p.depth % count === 0) ?? 1;
   const bWidth = elementBytes(p.b.type) * code.lanes;
   code.for(0, p.depth, unroll, () => {
     for (let u = 0; u < unroll; u++) {
@@ -90,6 +94,13 @@ function registerTile(
       else code.store(sum, to);
     });
   });
+}
+
+/** The register tile for m rows: few rows leave registers for more vectors of each row of b. */
+function tileFor({ dotTile, vectorRegisters }: LoopTarget, m: number): LoopTarget['dotTile'] {
+  if (m >= dotTile.rows) return dotTile;
+  const fitting = Math.floor((vectorRegisters - 1) / (m + 1));
+  return { ...dotTile, rows: m, vectors: Math.max(dotTile.vectors, Math.min(fitting, WIDEST)) };
 }
 
 /** Splits total into pieces of two neighbouring sizes, none above `size`; `piece` gets its start. */
@@ -169,10 +180,15 @@ function scratchSource(context: Context, tile: Stored): Source {
   return { base: context.pointer(tile), type: 'i32', strides: tile.strides.map((stride) => 4 * stride) };
 }
 
-function operandB(context: Context, op: DotOp, m: number, n: number, depth: number): Ready {
+function operandB(
+  context: Context,
+  op: DotOp,
+  size: LoopTarget['dotTile'],
+  [m, n]: readonly number[],
+  depth: number,
+): Ready {
   const { code } = context;
   const { lanes } = code;
-  const size = code.target.dotTile;
   const width = size.vectors * lanes;
   const value = context.viewed(op.b);
   const panel = { k: 4 * width, step: 4 * width * depth };
@@ -193,7 +209,13 @@ function operandB(context: Context, op: DotOp, m: number, n: number, depth: numb
       };
     const tile: Stored = { at: 'scratch', buffer: panels(), strides: [] };
     const pack = (source: Source) =>
-      (op.transB ? packPanelsTransposed : packPanels)(context, source, n, depth, context.pointer(tile));
+      (op.transB ? packPanelsTransposed : packPanels)(
+        context,
+        source,
+        [depth, n],
+        size.vectors,
+        context.pointer(tile),
+      );
     const direct = contiguous && (!op.transB || bytes === 4);
     code.if(
       direct ? block.inside : 0,
@@ -211,7 +233,7 @@ function operandB(context: Context, op: DotOp, m: number, n: number, depth: numb
   const source = scratchSource(context, tile);
   if (op.transB && n > 1 && tile.strides[0] !== 1) {
     const out: Stored = { at: 'scratch', buffer: panels(), strides: [] };
-    packPanelsTransposed(context, source, n, depth, context.pointer(out));
+    packPanelsTransposed(context, source, [depth, n], size.vectors, context.pointer(out));
     if (copied) context.reclaim(tile.buffer);
     return packed(out);
   }
@@ -237,8 +259,9 @@ export function lowerDot(context: Context, op: DotOp, result: ValueId, store: St
   const { shape, dtype } = context.type(result);
   const [m, n] = shape;
   const depth = context.type(op.a).shape[op.transA ? 0 : 1];
+  const size = tileFor(code.target, m);
   const a = operandA(context, op, m, depth);
-  const b = operandB(context, op, m, n, depth);
+  const b = operandB(context, op, size, shape, depth);
   const start = op.acc === null ? ({ at: 'constant', bits: 0 } as const) : context.value(op.acc);
   const acc = op.acc === null || start.at === 'constant' ? null : context.dense(op.acc);
   const direct = store === null ? null : destination(context, store, shape);
@@ -257,7 +280,6 @@ export function lowerDot(context: Context, op: DotOp, result: ValueId, store: St
     narrow: n === 1,
     integer: dtype === 'i32',
   };
-  const size = code.target.dotTile;
   pieces(context, Math.ceil(n / code.lanes), size.vectors, (column, vectors) => {
     const along = code.int('mul', column, 4 * code.lanes * size.vectors);
     const panel = code.pointer(b.operand.base, code.int('mul', column, b.operand.step));

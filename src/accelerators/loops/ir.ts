@@ -250,6 +250,6 @@ export interface LoopTarget {
   readonly fma: boolean;
   /** Size of a pointer behind `arguments`, in bytes. */
   readonly pointerBytes: 4 | 8;
-  /** Register tile of `dot`: rows, and vectors a row. */
-  readonly dotTile: { readonly rows: number; readonly vectors: number };
+  /** Register tile of `dot`: rows, vectors a row, and multiply-adds of vectors in one round of its loop along k. */
+  readonly dotTile: { readonly rows: number; readonly vectors: number; readonly round: number };
 }

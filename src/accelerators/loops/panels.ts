@@ -11,10 +11,15 @@ export interface Source {
 }
 
 /** from: [depth, n], its rows contiguous. */
-export function packPanels(context: Context, from: Source, n: number, depth: number, to: IntReg): void {
+export function packPanels(
+  context: Context,
+  from: Source,
+  [depth, n]: readonly [number, number],
+  vectors: number,
+  to: IntReg,
+): void {
   const { code } = context;
   const { lanes } = code;
-  const { vectors } = code.target.dotTile;
   const width = vectors * lanes;
   const bytes = elementBytes(from.type);
   const move = (source: IntReg, target: IntReg, count: number) => {
@@ -45,13 +50,12 @@ export function packPanels(context: Context, from: Source, n: number, depth: num
 export function packPanelsTransposed(
   context: Context,
   from: Source,
-  n: number,
-  depth: number,
+  [depth, n]: readonly [number, number],
+  vectors: number,
   to: IntReg,
 ): void {
   const { code } = context;
   const { lanes } = code;
-  const { vectors } = code.target.dotTile;
   const width = vectors * lanes;
   const steps = (total: number, step: (start: IntOperand, size: number) => void): void => {
     const whole = total - (total % lanes);
