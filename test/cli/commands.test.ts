@@ -53,8 +53,10 @@ describe('help', () => {
       const { command, printed } = commandAt(names);
       command.outputHelp();
       assert.ok(printed().startsWith(`Usage: ${shown} `), printed());
-      for (const { flags, description } of command.options)
-        assert.ok(description.length > 5, `${shown}: ${flags} has no explanation`);
+      for (const { flags, description } of command.options) {
+        const explanation = description.replace(/\(default: .*\)$/su, '').trim();
+        assert.ok(explanation.length > 5, `${shown}: ${flags} has no explanation`);
+      }
       for (const argument of command.registeredArguments)
         assert.ok(argument.description.length > 5, `${shown}: ${argument.name()} has no explanation`);
       const [, examples] = /\nExamples?:\n(.*)$/su.exec(printed()) ?? [];
@@ -219,6 +221,17 @@ describe('a trained model', () => {
         words(text).filter((word) => !/^<(pad|bos|eos)>$/u.test(word)),
       );
     }
+  });
+
+  test('leaves special tokens out of a conversation, though the model makes some', async () => {
+    const wild = ['--temperature', '5', '--seed', '10', '--max-tokens', '60'];
+    const [chat, generated] = await Promise.all([
+      tandem(['chat', folder, ...wild], { input: `${PROBLEMS[0]}\n` }),
+      tandem(['generate', folder, '--prompt', PROBLEMS[0], ...wild]),
+    ]);
+    assert.equal(chat.code, 0, chat.err);
+    assert.match(generated.out, /<(pad|bos)>/u);
+    assert.doesNotMatch(chat.out, /<(pad|bos|eos)>/u);
   });
 
   test('says which word it does not know, answers the next line, and fails in the end', async () => {

@@ -1,10 +1,11 @@
 /** A run killed at any moment and resumed ends with the same bits as one that was not. */
 import assert from 'node:assert/strict';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { cp, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { Random } from '../../src/numerics/random.ts';
+import type { PhaseName } from '../../src/training/events.ts';
 import { tandem } from '../cli/harness.ts';
 
 const TINY =
@@ -53,43 +54,45 @@ describe('a run that is killed', () => {
     }
   }
 
-  /** Kills the run at a random event, again and again, until it gets to its end. */
-  async function killAndResume(name: string, signal: NodeJS.Signals, seed: number): Promise<number> {
-    const random = new Random(seed, 'kills');
+  /** Kills the run soon after a random step of each of these phases in turn, and lets it get to its end. */
+  async function killAndResume(
+    name: string,
+    signal: NodeJS.Signals,
+    phases: readonly PhaseName[],
+  ): Promise<void> {
+    const random = new Random(phases.length, 'kills');
     let killed = 0;
     let command = ['train', 'grpo', ...args, '--name', name, '--json'];
-    for (let attempt = 0; attempt < 12; attempt++) {
-      const at = random.integer(2, 30);
+    while (true) {
+      const at = random.integer(2, 6);
+      const step = `"type":"step","phase":"${phases[killed]}"`;
       let done = false;
       const outcome = await tandem(command, {
         cwd: root,
         onOutput(out, kill) {
-          // Only what was saved can be resumed, so the first death comes after the first checkpoint.
-          if (done || killed >= 4 || !out.includes('"type":"checkpoint"')) return;
-          if (out.split('\n').length > at + 3) {
-            done = true;
-            kill(signal);
-          }
+          if (done || killed === phases.length || out.split(step).length <= at) return;
+          done = true;
+          // Not only right after an event.
+          setTimeout(() => kill(signal), random.integer(0, 60));
         },
       });
-      if (outcome.code === 0) return killed;
-      assert.ok(
-        outcome.signal === signal || outcome.code === 1,
-        `${outcome.code} ${outcome.signal} ${outcome.err}`,
-      );
+      if (outcome.code === 0) break;
+      // Ctrl-C is answered by saving; any other failure is one.
+      const ended = outcome.signal === signal || (signal === 'SIGINT' && /train --resume/u.test(outcome.err));
+      assert.ok(ended, `${outcome.code} ${outcome.signal} ${outcome.err}`);
       killed++;
       command = ['train', '--resume', join('runs', name), '--json'];
     }
-    throw new Error('the run never ended');
+    assert.equal(killed, phases.length, 'the run was killed as often as it was meant to be');
   }
 
   test('by SIGKILL, several times: the same weights and metrics', async () => {
-    assert.ok((await killAndResume('killed', 'SIGKILL', 1)) >= 2, 'it was killed');
+    await killAndResume('killed', 'SIGKILL', ['cold_start', 'reinforcement', 'reinforcement']);
     await compare('killed');
   });
 
   test('by Ctrl-C: the state is saved, and the same bits follow', async () => {
-    assert.ok((await killAndResume('interrupted', 'SIGINT', 2)) >= 2, 'it was interrupted');
+    await killAndResume('interrupted', 'SIGINT', ['cold_start', 'reinforcement']);
     await compare('interrupted');
   });
 
@@ -100,6 +103,11 @@ describe('a run that is killed', () => {
     const missing = await tandem(['train', '--resume', 'runs/nowhere'], { cwd: root });
     assert.equal(missing.code, 1);
     assert.match(missing.err, /nowhere/u);
+    await cp(join(root, 'runs', 'whole'), join(root, 'runs', 'damaged'), { recursive: true });
+    await truncate(join(root, 'runs', 'damaged', 'state.safetensors'), 5000);
+    const damaged = await tandem(['train', '--resume', join('runs', 'damaged')], { cwd: root });
+    assert.equal(damaged.code, 1);
+    assert.match(damaged.err, /^tandem: [^\n]*state\.safetensors[^\n]*\n$/u);
     const again = await tandem(['train', 'grpo', ...args, '--name', 'whole'], { cwd: root });
     assert.equal(again.code, 1);
     assert.match(again.err, /already holds a run/u);
