@@ -60,13 +60,13 @@ const PARALLEL = 4;
  * are contiguous, so a step along k only has to fit into the first cache. Else large blocks, which use each element
  * often, as far as the grid stays even.
  */
-export function defaultBlocks({ m, n, k, panel }: MatmulOptions): MatmulBlocks {
+export function defaultBlocks({ m, n, k, panel, transB }: MatmulOptions): MatmulBlocks {
   if (panel !== undefined)
     return m <= FEW_ROWS
       ? { m, n: panel, k: Math.min(k, 64) }
       : { m: Math.min(m, 128), n: 4 * panel, k: Math.min(k, 256) };
   const step = Math.min(k, 256);
-  if (m <= FEW_ROWS) return { m, n: Math.min(n, 256), k: step };
+  if (m <= FEW_ROWS) return { m, n: Math.min(n, transB ? 128 : 256), k: step };
   const sizes = (total: number) => new Set([64, 128, 256].map((size) => Math.min(size, total)));
   let best = { m, n, cost: Number.POSITIVE_INFINITY };
   for (const rows of sizes(m))

@@ -36,6 +36,8 @@ interface Product {
   readonly integer: boolean;
 }
 
+/** Register tiles along m up to which packing b takes longer than reading it in place again. */
+const FEW = 2;
 /** Vectors of a row of a register tile. */
 const WIDEST = 8;
 
@@ -202,7 +204,13 @@ function operandB(
     const strides = viewedStrides(value);
     const bytes = elementBytes(block.type);
     const contiguous = strides[1] === bytes;
-    if (block.inside === 1 && !op.transB && contiguous && n % lanes === 0 && m <= size.rows)
+    if (
+      block.inside === 1 &&
+      !op.transB &&
+      contiguous &&
+      n % lanes === 0 &&
+      m <= FEW * code.target.dotTile.rows
+    )
       return {
         operand: { base: block.base, type: block.type, step: width * bytes, k: strides[0] },
         owned: null,
