@@ -8,6 +8,7 @@ import type {
   PhaseName,
   RunEvent,
   SampleTrace,
+  Summary,
 } from '../training/events.ts';
 import { deviceLines } from './devices.ts';
 import { clip, count, duration, percent, progressBar, short, sparkline } from './text.ts';
@@ -80,13 +81,15 @@ function announcement(event: RunEvent): string | null {
   }
 }
 
-function doneText(
-  folder: string,
-  accuracy: { cold_start: number; after_rl: number; thinking: number; no_thinking: number },
-): string {
+function doneText(folder: string, accuracy: Summary['accuracy']): string {
+  const { cold_start, after_rl, thinking, no_thinking } = accuracy;
+  // A run without reinforcement has nothing after it.
+  const progress = Number.isFinite(after_rl)
+    ? `${percent(cold_start)} before reinforcement, ${percent(after_rl)} after`
+    : percent(cold_start);
   return [
     '',
-    `Right on held-out problems: ${percent(accuracy.cold_start)} before reinforcement, ${percent(accuracy.after_rl)} after; with thinking ${percent(accuracy.thinking)}, without ${percent(accuracy.no_thinking)}`,
+    `Right on held-out problems: ${progress}; with thinking ${percent(thinking)}, without ${percent(no_thinking)}`,
     `Report: ${folder}/report.html`,
     `Talk to it:   npx tandem chat ${folder}`,
     `Go on:        npx tandem train grpo --model ${folder} --max-steps 100`,

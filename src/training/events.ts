@@ -123,9 +123,11 @@ export interface Summary {
   readonly seed: number;
   readonly parameters: number;
   readonly seconds: number;
+  /** Of greedy answers to held-out problems. A run without reinforcement has no `after_rl`: NaN, in JSON null. */
   readonly accuracy: {
     readonly cold_start: number;
     readonly after_rl: number;
+    /** Of the finished model, as is `no_thinking`. */
     readonly thinking: number;
     readonly no_thinking: number;
   };

@@ -11,6 +11,7 @@ import type { Qwen3Config } from '../models/config.ts';
 import { parseConfig } from '../models/config.ts';
 import type { PhaseName, RunEvent } from './events.ts';
 import { initialWeights, modelConfig } from './new-model.ts';
+import type { GrpoOptions } from './options.ts';
 import { grpoOptions, modelOptions, runOptions, sftOptions } from './options.ts';
 import type { Progress } from './progress.ts';
 import { progressSchema } from './progress.ts';
@@ -66,6 +67,7 @@ export async function newRun(options: NewRun): Promise<TrainingRun> {
   const defaults = task.defaults ?? {};
   const sft = checked('sft', sftOptions, { ...defaults.sft, ...options.sft });
   const grpo = checked('grpo', grpoOptions, { ...defaults.grpo, ...options.grpo });
+  checkDivision(grpo);
   const shape = checked('modelOptions', modelOptions, {
     ...defaults.model,
     ...definedOnly(options.modelOptions ?? {}),
@@ -122,6 +124,17 @@ function checked<T>(group: string, schema: z.ZodType<T>, given: unknown): T {
   if (result.success) return result.data;
   throw new RunError(
     result.error.issues.map(({ path, message }) => `${[group, ...path].join('.')}: ${message}`).join('; '),
+  );
+}
+
+/** Said before the cold start, not after it. */
+function checkDivision(grpo: GrpoOptions): void {
+  const { prompts_per_step, num_generations, steps_per_generation, gradient_accumulation_steps } = grpo;
+  const completions = prompts_per_step * num_generations;
+  if (completions % (steps_per_generation * gradient_accumulation_steps) === 0) return;
+  throw new RunError(
+    `grpo: ${completions} completions (prompts_per_step ${prompts_per_step} × num_generations ${num_generations}) do ` +
+      `not divide into steps_per_generation ${steps_per_generation} × gradient_accumulation_steps ${gradient_accumulation_steps}`,
   );
 }
 

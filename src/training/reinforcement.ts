@@ -4,7 +4,7 @@ import { compareLogProbabilities, explainFailure, judgeParity, ParityError } fro
 import type { Rollout, RolloutWorker } from '../fleet/rollout.ts';
 import { groupAdvantages, tokenWeights } from './advantages.ts';
 import type { Sequence } from './batches.ts';
-import { completionTokens, fromTargets, layOut, onTargets } from './batches.ts';
+import { completionTokens, fromTargets, layOut, onTargets, paddedLength } from './batches.ts';
 import type { Metrics, ParityReport, SampleTrace } from './events.ts';
 import type { Batch, BatchShape, Learner, StepOutputs } from './learner.ts';
 import type { GrpoOptions, LossType } from './options.ts';
@@ -122,7 +122,7 @@ export async function reinforcementStep(run: Reinforcement, step: number): Promi
     scale,
   );
 
-  const shape = batchShape(sequences, options, run.maxCompletionLength);
+  const shape = batchShape(sequences);
   const samplerLogprob = onTargets(sequences, shape, (row, i) => judged[row].rollout.logprobs[i]);
   const sampling = { temperature: options.temperature, top_k: options.top_k, top_p: options.top_p };
   const layout = layOut(sequences, shape);
@@ -234,21 +234,9 @@ function trace({ problem, completion, reward }: Judged): SampleTrace {
   return { prompt: problem.prompt, completion: completion.text, reward };
 }
 
-/** One shape for every step of a run, so that one program serves them all: prompts are padded to a multiple of 8. */
-function batchShape(
-  sequences: readonly Sequence[],
-  options: GrpoOptions,
-  maxCompletionLength: number,
-): BatchShape {
-  const rows = sequences.length;
-  const parts = options.steps_per_generation * options.gradient_accumulation_steps;
-  if (rows % parts !== 0) {
-    throw new RangeError(
-      `${rows} completions do not divide into ${options.steps_per_generation} steps of ${options.gradient_accumulation_steps} micro-batches`,
-    );
-  }
-  const longest = Math.max(...sequences.map(({ prompt }) => prompt.length));
-  return { sequences: rows, length: Math.ceil((longest + maxCompletionLength) / 8) * 8 };
+function batchShape(sequences: readonly Sequence[]): BatchShape {
+  const longest = Math.max(...sequences.map(({ prompt, completion }) => prompt.length + completion.length));
+  return { sequences: sequences.length, length: paddedLength(longest) };
 }
 
 interface PolicyColumns {

@@ -53,6 +53,21 @@ function card(value: string, label: string): string {
   return `<div class="card"><b>${escapeHtml(value)}</b><span>${escapeHtml(label)}</span></div>`;
 }
 
+/** What the run measured: one without reinforcement has nothing after it. */
+function accuracyCards({ cold_start, after_rl, thinking, no_thinking }: Summary['accuracy']): string {
+  return (
+    [
+      [cold_start, 'right before reinforcement'],
+      [after_rl, 'right after reinforcement'],
+      [thinking, 'with thinking'],
+      [no_thinking, 'without thinking'],
+    ] as const
+  )
+    .filter(([share]) => Number.isFinite(share))
+    .map(([share, label]) => card(percent(share), label))
+    .join('\n');
+}
+
 function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
   const cells = (tag: string, row: readonly string[]) =>
     `<tr>${row.map((cell) => `<${tag}>${escapeHtml(cell)}</${tag}>`).join('')}</tr>`;
@@ -158,10 +173,7 @@ export function renderReport(data: ReportData): string {
 <h1>${escapeHtml(data.name)}</h1>
 <p class="lead">Task ${escapeHtml(summary.task)}, seed ${summary.seed}, ${formatNumber(summary.parameters)} parameters, learner ${escapeHtml(data.learner)}, rollouts ${escapeHtml(data.rollout)}, ${formatNumber(summary.seconds)} seconds.</p>
 <div class="cards">
-${card(percent(accuracy.cold_start), 'right before reinforcement')}
-${card(percent(accuracy.after_rl), 'right after reinforcement')}
-${card(percent(accuracy.thinking), 'with thinking')}
-${card(percent(accuracy.no_thinking), 'without thinking')}
+${accuracyCards(accuracy)}
 ${card(formatNumber(parity.same_accelerator_max_abs), 'largest |Δ log p| on the same accelerator')}
 ${card(formatNumber(parity.cross_accelerator_max_abs), `largest |Δ log p| ${parity.cross_accelerator.join(' → ')}`)}
 </div>

@@ -11,7 +11,7 @@ import type { Weights } from '../inference/weights.ts';
 import { roundWeights } from '../inference/weights.ts';
 import type { Qwen3Config } from '../models/config.ts';
 import { parameterCount } from '../models/qwen3.ts';
-import { completionTokens, likelihoodBatch, teacherSequences } from './batches.ts';
+import { completionTokens, likelihoodBatch, paddedLength, teacherSequences } from './batches.ts';
 import { evaluate } from './evaluate.ts';
 import type {
   Evaluation,
@@ -212,9 +212,12 @@ export class TrainingRun {
     if (this.#progress.grpo.beta > 0) this.#learner.setReference(await this.#learner.weights());
   }
 
+  /** Judges the finished model in every mode. */
   async #leave(phase: PhaseName): Promise<void> {
-    if (phase !== 'reinforcement') return;
-    for (const mode of MODES) await this.#evaluate('after_rl', mode);
+    const { phases } = this.#progress;
+    if (phase !== phases.at(-1)) return;
+    const stage = phase === 'reinforcement' ? 'after_rl' : 'cold_start';
+    for (const mode of MODES) await this.#evaluate(stage, mode);
   }
 
   async #likelihoodStep(): Promise<StepResult> {
@@ -234,7 +237,7 @@ export class TrainingRun {
     );
     const tokens = completionTokens(sequences);
     const longest = Math.max(...sequences.map(({ prompt, completion }) => prompt.length + completion.length));
-    const shape = { sequences: micro, length: roundLength(longest) };
+    const shape = { sequences: micro, length: paddedLength(longest) };
     let loss = 0;
     for (let part = 0; part < parts; part++) {
       const batch = likelihoodBatch(sequences.slice(part * micro, (part + 1) * micro), shape, tokens);
@@ -375,6 +378,3 @@ export class TrainingRun {
 function definedOnly<T extends object>(value: T): Partial<T> {
   return Object.fromEntries(Object.entries(value).filter(([, entry]) => entry !== undefined)) as Partial<T>;
 }
-
-/** Rows are padded to a multiple of 8 tokens, so that few programs are compiled. */
-const roundLength = (length: number) => Math.ceil(length / 8) * 8;

@@ -41,6 +41,7 @@ export function summarize(
   const accuracy = (stage: Evaluation['stage'], mode: EvaluationMode) =>
     progress.evaluations.find((evaluation) => evaluation.stage === stage && evaluation.mode === mode)?.result
       .accuracy ?? Number.NaN;
+  const finished = progress.phases.includes('reinforcement') ? 'after_rl' : 'cold_start';
   const history = parityHistory(records, final).map(({ report }) => report);
   const largest = (reports: readonly ParityReport[]) =>
     reports.reduce((max, { maxAbs }) => Math.max(max, maxAbs), 0);
@@ -56,8 +57,8 @@ export function summarize(
     accuracy: {
       cold_start: accuracy('cold_start', 'free'),
       after_rl: accuracy('after_rl', 'free'),
-      thinking: accuracy('after_rl', 'thinking'),
-      no_thinking: accuracy('after_rl', 'no_thinking'),
+      thinking: accuracy(finished, 'thinking'),
+      no_thinking: accuracy(finished, 'no_thinking'),
     },
     parity: {
       same_accelerator_max_abs: largest(history.filter((report) => report.learner === report.rollout)),

@@ -64,6 +64,10 @@ describe('runs of a task that a program has', () => {
     const summary = await resumed.run();
     assert.equal(summary.task, 'echo');
     assert.deepEqual(steps, [2]);
+    // Judged although no reinforcement follows; of what would come after that there is nothing.
+    const { after_rl, ...judged } = summary.accuracy;
+    assert.equal(after_rl, Number.NaN);
+    for (const share of Object.values(judged)) assert.ok(share >= 0 && share <= 1, `${share}`);
     const about = JSON.parse(await readFile(join(run.folder, 'task.json'), 'utf8'));
     assert.equal(about.name, 'echo');
     assert.equal(about.source, undefined);
@@ -91,6 +95,10 @@ describe('runs of a task that a program has', () => {
     await assert.rejects(
       newRun({ ...tiny, grpo: { loss_typ: 'grpo' } as never }),
       /^RunError: grpo: .*loss_typ/,
+    );
+    await assert.rejects(
+      newRun({ ...tiny, grpo: { ...tiny.grpo, prompts_per_step: 3, steps_per_generation: 5 } }),
+      /^RunError: grpo: 48 completions .* do not divide into steps_per_generation 5 × gradient_accumulation_steps 1/,
     );
     await assert.rejects(
       newRun({ ...tiny, run: { name: 'no-gpu', rollout: 'gpu' } }),

@@ -80,6 +80,35 @@ test('what cannot be drawn is left out: NaN, zeros on a logarithmic axis, no val
   );
 });
 
+test('what a run did not measure is not shown', () => {
+  const html = (after: number) =>
+    renderReport({
+      name: 'short',
+      summary: {
+        task: 'chain',
+        seed: 0,
+        parameters: 1,
+        seconds: 1,
+        accuracy: { cold_start: 0.25, after_rl: after, thinking: 0.5, no_thinking: 0.125 },
+        parity: {
+          same_accelerator_max_abs: 0,
+          cross_accelerator_max_abs: 0,
+          cross_accelerator: ['cpu', 'cpu'],
+        },
+        tokens_per_second: { sft: 1, rollout: 1, learn: 1 },
+      },
+      learner: 'cpu',
+      rollout: 'cpu',
+      steps: [],
+      evaluations: [],
+      parity: [],
+      traces: [],
+    });
+  assert.match(html(0.75), /75\.0 %<\/b><span>right after reinforcement/u);
+  assert.doesNotMatch(html(Number.NaN), /NaN|right after reinforcement/u);
+  for (const share of ['25.0 %', '50.0 %', '12.5 %']) assert.ok(html(Number.NaN).includes(share), share);
+});
+
 test('text from tasks and models cannot break out of the page', () => {
   const hostile = '<script>alert("x")</script>';
   const html = renderReport({
