@@ -340,7 +340,8 @@ describe('cpu runtime', { skip: usable ? false : 'not Linux on x86-64' }, async 
     assert.equal(threads, 2);
     const rates = [read, copy, ...Object.values(fma)];
     // How fast a machine is depends on what else it does; that something was measured does not.
-    for (const { one, all } of rates) assert.ok(one > 0 && all > 0 && Number.isFinite(one) && Number.isFinite(all));
+    for (const { one, all } of rates)
+      assert.ok(one > 0 && all > 0 && Number.isFinite(one) && Number.isFinite(all));
   });
 
   describe('a process ends while the threads are at work', () => {
