@@ -124,8 +124,10 @@ export const grpoOptions = z.strictObject({
   parity_bound: z
     .number()
     .positive()
-    .default(1e-3)
-    .describe('Largest |Δ log p| of a sampled token between learner and another rollout accelerator'),
+    .optional()
+    .describe(
+      'Largest |Δ log p| of a sampled token between learner and another rollout accelerator; default: 0.001, with bf16 0.05',
+    ),
   log_completions: z
     .number()
     .int()

@@ -8,6 +8,7 @@ import type { Qwen3Config } from '../models/config.ts';
 import { parameterCount } from '../models/qwen3.ts';
 import type { Metrics, Summary } from './events.ts';
 import type { RecordedSequence } from './hand-over.ts';
+import { parityBound } from './hand-over.ts';
 import type { Progress } from './progress.ts';
 import { renderReport } from './report.ts';
 import type { RunFolder } from './run-folder.ts';
@@ -56,7 +57,7 @@ export async function writeOutputs(run: FinishedRun): Promise<Summary> {
   const sequences = recorded.slice(0, RECORDED_SEQUENCES);
   await folder.write(
     'parity.json',
-    json({ learner, checksum: checksum.learner, bound: progress.grpo.parity_bound, sequences }),
+    json({ learner, checksum: checksum.learner, bound: parityBound(progress), sequences }),
   );
   await folder.write('summary.json', json(summary));
   await folder.write(

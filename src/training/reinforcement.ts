@@ -19,6 +19,8 @@ export interface Reinforcement {
   readonly tokenizer: Tokenizer;
   readonly options: GrpoOptions;
   readonly maxCompletionLength: number;
+  /** Largest |Δ log p| allowed between the learner and another rollout accelerator. */
+  readonly parityBound: number;
   readonly seed: number;
   readonly learner: Learner;
   readonly worker: RolloutWorker;
@@ -266,7 +268,7 @@ function policyBatch(
 }
 
 function gate(
-  { learner, worker, options, checksum }: Reinforcement,
+  { learner, worker, options, parityBound, checksum }: Reinforcement,
   sequences: readonly Sequence[],
   shape: BatchShape,
   learned: Float32Array,
@@ -281,7 +283,7 @@ function gate(
       fromTargets(sequences, shape, learned),
       fromTargets(sequences, shape, sampled),
     ),
-    bound: options.parity_bound,
+    bound: parityBound,
   });
   const excused =
     options.importance_sampling === 'tis' &&

@@ -24,7 +24,7 @@ import type {
   Summary,
 } from './events.ts';
 import type { MeasuredParity } from './hand-over.ts';
-import { handOver, measureParity } from './hand-over.ts';
+import { handOver, measureParity, parityBound } from './hand-over.ts';
 import type { Objective } from './learner.ts';
 import { Learner } from './learner.ts';
 import { writeOutputs } from './outputs.ts';
@@ -274,6 +274,7 @@ export class TrainingRun {
         tokenizer,
         options: grpo,
         maxCompletionLength: this.#maxCompletion,
+        parityBound: parityBound(this.#progress),
         seed: run.seed,
         learner: this.#learner,
         worker: this.#worker,
@@ -349,7 +350,7 @@ export class TrainingRun {
   /** Samples on `device` with the learner's weights, and compares the log-probabilities on both sides. */
   async #measureParity(device: Device): Promise<MeasuredParity> {
     const { config, task, tokenizer } = this.#parts;
-    const { dtype, grpo, run } = this.#progress;
+    const { dtype, run } = this.#progress;
     const worker = device === this.#worker.device ? this.#worker : new RolloutWorker(device, config, dtype);
     try {
       return await measureParity({
@@ -361,7 +362,7 @@ export class TrainingRun {
         tokenizer,
         problems: this.#problems.slice(0, PARITY_COMPLETIONS),
         maxTokens: this.#maxCompletion,
-        bound: grpo.parity_bound,
+        bound: parityBound(this.#progress),
         seed: run.seed,
       });
     } finally {
