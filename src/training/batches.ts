@@ -17,15 +17,12 @@ export class SequenceLengthError extends Error {
   override name = 'SequenceLengthError';
 }
 
-/** Lengths below this are padded to multiples of 8. */
-const FINE = 64;
-
 /**
  * The length to which rows with `longest` tokens are padded. Few lengths, because a program is compiled for each: four
- * between a power of two and the next, and so never more than a quarter of the row, or 8 tokens, for nothing.
+ * from a power of two to the next, and none that is no multiple of 4.
  */
 export function paddedLength(longest: number): number {
-  const step = longest <= FINE ? 8 : 2 ** Math.ceil(Math.log2(longest)) / 8;
+  const step = Math.max(4, 2 ** Math.ceil(Math.log2(longest)) / 8);
   return Math.ceil(longest / step) * step;
 }
 

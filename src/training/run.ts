@@ -11,6 +11,7 @@ import type { Weights } from '../inference/weights.ts';
 import { roundWeights } from '../inference/weights.ts';
 import type { Qwen3Config } from '../models/config.ts';
 import { parameterCount } from '../models/qwen3.ts';
+import type { Sequence } from './batches.ts';
 import { completionTokens, likelihoodBatch, paddedLength, teacherSequences } from './batches.ts';
 import { evaluate } from './evaluate.ts';
 import type {
@@ -236,19 +237,19 @@ export class TrainingRun {
       definedOnly(teacher),
     );
     const tokens = completionTokens(sequences);
-    const longest = Math.max(...sequences.map(({ prompt, completion }) => prompt.length + completion.length));
-    const shape = { sequences: micro, length: paddedLength(longest) };
+    const length = ({ prompt, completion }: Sequence) => prompt.length + completion.length;
+    // Short ones together, so that only the micro-batches of long ones are long.
+    sequences.sort((a, b) => length(a) - length(b));
     let loss = 0;
     for (let part = 0; part < parts; part++) {
-      const batch = likelihoodBatch(sequences.slice(part * micro, (part + 1) * micro), shape, tokens);
+      const chosen = sequences.slice(part * micro, (part + 1) * micro);
+      const shape = { sequences: micro, length: paddedLength(length(chosen.at(-1)!)) };
+      const batch = likelihoodBatch(chosen, shape, tokens);
       loss += (await this.#learner.forwardBackward(LIKELIHOOD, shape, batch)).loss;
     }
     const rate = learningRate(step, sft);
     const { grad_norm } = await this.#learner.optimStep({ ...sft, learning_rate: rate });
-    const seen = sequences.reduce(
-      (sum, { prompt, completion }) => sum + prompt.length + completion.length,
-      0,
-    );
+    const seen = sequences.reduce((sum, sequence) => sum + length(sequence), 0);
     const seconds = (performance.now() - started) / 1000;
     totals.sft.tokens += seen;
     totals.sft.seconds += seconds;

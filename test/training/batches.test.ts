@@ -7,10 +7,10 @@ test('rows are padded to few lengths, and by little', () => {
   for (let longest = 1; longest <= 4096; longest++) {
     const length = paddedLength(longest);
     lengths.add(length);
-    assert.ok(length >= longest && length % 8 === 0, `${longest} to ${length}`);
-    assert.ok(length - longest < Math.max(8, longest / 4), `${longest} to ${length}`);
+    assert.ok(length >= longest && length % 4 === 0, `${longest} to ${length}`);
+    assert.ok(length - longest < Math.max(4, longest / 4), `${longest} to ${length}`);
     assert.equal(paddedLength(length), length);
   }
-  // A program each: eight up to 64, then four from each power of two to the next.
-  assert.equal(lengths.size, 8 + 4 * 6);
+  // A program each: eight up to 32, then four from each power of two to the next.
+  assert.equal(lengths.size, 8 + 4 * 7);
 });

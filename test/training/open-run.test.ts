@@ -113,6 +113,45 @@ describe('runs of a task that a program has', () => {
   });
 });
 
+test('a step of the cold start is the same in one batch and in micro-batches, which sort by length', async () => {
+  const steps = async (micro: number, parts: number) => {
+    const seen: { loss: number; gradNorm: number; tokens: number }[] = [];
+    const run = await newRun({
+      ...tiny,
+      task: {
+        ...echo,
+        problem(random) {
+          const problem = echo.problem(random);
+          const think = letters.slice(0, random.below(8)).join(' ');
+          return { ...problem, solution: { think, answer: problem.solution!.answer } };
+        },
+      },
+      run: { ...tiny.run, name: `micro-${parts}` },
+      sft: {
+        max_steps: 3,
+        per_device_train_batch_size: micro,
+        gradient_accumulation_steps: parts,
+        think_fraction: 0.7,
+        warmup_steps: 0,
+      },
+      onEvent(event) {
+        if (event.type !== 'step') return;
+        const { loss, grad_norm, num_tokens } = event.metrics;
+        seen.push({ loss: loss!, gradNorm: grad_norm!, tokens: num_tokens! });
+      },
+    });
+    await run.run();
+    return seen;
+  };
+  const [whole, split] = [await steps(6, 1), await steps(2, 3)];
+  assert.equal(whole.length, 3);
+  for (const [i, { loss, gradNorm, tokens }] of whole.entries()) {
+    assert.ok(Math.abs(split[i].loss - loss) < 1e-4 * loss, `loss ${split[i].loss}, not ${loss}`);
+    assert.ok(Math.abs(split[i].gradNorm - gradNorm) < 1e-3 * gradNorm);
+    assert.equal(split[i].tokens, tokens);
+  }
+});
+
 /** What a run left, apart from times. */
 async function outcome(folder: string) {
   const metrics = (await readFile(join(folder, 'metrics.jsonl'), 'utf8')).trim().split('\n');

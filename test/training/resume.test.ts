@@ -17,7 +17,7 @@ const TINY =
 const TASK = `
 import { TASKS } from 'tandem';
 const chain = TASKS.get('chain');
-export default { ...chain, defaults: { ...chain.defaults, sft: { ...chain.defaults.sft, max_steps: 30, per_device_train_batch_size: 128, warmup_steps: 2 } } };
+export default { ...chain, defaults: { ...chain.defaults, sft: { ...chain.defaults.sft, max_steps: 30, per_device_train_batch_size: 32, warmup_steps: 2 } } };
 `;
 
 /** Metrics without what depends on the clock. */
