@@ -73,12 +73,19 @@ export function chainTask(operations = 10): Task<ChainData> {
         intermediate_size: 256,
         rope_theta: 1000,
       },
-      sft: { max_steps: 320, per_device_train_batch_size: 256, learning_rate: 3e-3, warmup_steps: 50 },
+      sft: {
+        max_steps: 320,
+        per_device_train_batch_size: 64,
+        gradient_accumulation_steps: 4,
+        learning_rate: 3e-3,
+        warmup_steps: 50,
+      },
+      // A fifth of the rate that would do: slow enough to see thinking take over.
       grpo: {
-        max_steps: 40,
+        max_steps: 140,
         prompts_per_step: 32,
         num_generations: 16,
-        learning_rate: 3e-4,
+        learning_rate: 6e-5,
         warmup_steps: 10,
         max_completion_length: operations + 4,
       },
