@@ -25,9 +25,12 @@ const BROWSER = [...ROOMS.slice(0, ROOMS.indexOf('fleet') + 1), 'web'];
 /** Files of those rooms that need Node, and say so. */
 const NODE_FILES = [
   /^accelerators\/cpu\//u,
+  /^accelerators\/webgpu\/node\.ts$/u,
   /^checkpoint\/(files|model|tokenizer-files)\.ts$/u,
   /^inference\/(load|open)\.ts$/u,
 ];
+/** They load what needs Node only where it is asked for, or only in Node. */
+const LOADERS = ['accelerators/registry.ts', 'accelerators/webgpu/gpu.ts'];
 /** Packages that run in a browser too. */
 const BROWSER_PACKAGES = ['zod', '@huggingface/tokenizers'];
 /** The package as a whole, which a user's task file imports, is loaded with that file. */
@@ -90,8 +93,7 @@ function browser({ from, to, typeOnly, dynamic }: Import): string | null {
   if (!isOurs(to)) {
     return BROWSER_PACKAGES.includes(to) ? null : `${from} runs in a browser, but imports ${to}`;
   }
-  // The table of accelerators loads those that need Node only where they are asked for.
-  const allowed = !needsNode(to) || (dynamic && from === 'accelerators/registry.ts');
+  const allowed = !needsNode(to) || (dynamic && LOADERS.includes(from));
   return allowed ? null : `${from} runs in a browser, but imports ${to}, which needs Node`;
 }
 

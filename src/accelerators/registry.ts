@@ -5,6 +5,7 @@ import type { Device, DeviceFactory, DeviceProbe } from './device.ts';
 const factories = {
   cpu: async () => (await import('./cpu/device.ts')).cpuFactory,
   wasm: async () => (await import('./wasm/device.ts')).wasmFactory,
+  webgpu: async () => (await import('./webgpu/device.ts')).webgpuFactory,
   interpreter: async () => (await import('./interpreter.ts')).interpreterFactory,
 } as const satisfies { readonly [name: string]: () => Promise<DeviceFactory> };
 

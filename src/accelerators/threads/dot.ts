@@ -14,10 +14,16 @@ import { columnOf, eachOwn, Index, rowOf, share } from './layout.ts';
 const PIECE_WORDS = 2048;
 const STEPS = { least: 4, most: 32 } as const;
 
-/** An operand as [k, across]: `at(k, i)` is its element, `fill` brings the piece that begins at k. */
+/** A step along k: `from`, where the piece begins, and the number within the piece. */
+interface Step {
+  readonly from: Expr;
+  readonly k: Expr;
+}
+
+/** An operand as [k, across]; `fill` brings the piece that begins at k, where it comes in pieces. */
 interface Operand {
   readonly across: number;
-  readonly at: (k: Expr, i: Expr) => Expr;
+  readonly at: (step: Step, i: Expr) => Expr;
   readonly fill: ((from: Expr) => void) | null;
 }
 
@@ -37,7 +43,7 @@ export function lowerDot(context: Context, elements: Elements, instruction: Inst
   const [a, b] = [operand(dot.a, !dot.transA), operand(dot.b, dot.transB)];
   const type = context.scalarType(result);
 
-  const pieces = (multiply: (k: Expr) => void) => {
+  const pieces = (multiply: (step: Step) => void) => {
     const piece = (from: Expr) => {
       context.phase(() => {
         a.fill?.(from);
@@ -46,7 +52,7 @@ export function lowerDot(context: Context, elements: Elements, instruction: Inst
       context.phase(() => {
         const rest = op('i32', 'min', int(steps), op('i32', 'sub', int(depth), from));
         const count = depth % steps === 0 ? int(steps) : code.let(rest);
-        code.for(int(0), count, 1, multiply);
+        code.for(int(0), count, 1, (k) => multiply({ from, k }));
       });
     };
     if (steps === depth) piece(int(0));
@@ -55,7 +61,7 @@ export function lowerDot(context: Context, elements: Elements, instruction: Inst
 
   if (facts.isSingle(result)) {
     const sum = code.declare(dot.acc === null ? constant(type, 0) : context.single(dot.acc));
-    pieces((k) => code.assign(sum, multiplyAdd(type, a.at(k, int(0)), b.at(k, int(0)), sum)));
+    pieces((step) => code.assign(sum, multiplyAdd(type, a.at(step, int(0)), b.at(step, int(0)), sum)));
     context.place(result).single = sum;
     return;
   }
@@ -76,12 +82,17 @@ export function lowerDot(context: Context, elements: Elements, instruction: Inst
   const rectangle = layout.rectangle as Rectangle;
   if (sums.space === 'private') {
     const line = context.newArray(type, rectangle.slotColumns, 'private');
-    pieces((k) => multiplySlots({ context, rectangle, sums, line, rows, columns, k }));
+    pieces((step) => multiplySlots({ context, rectangle, sums, line, rows, columns, step }));
   } else {
-    pieces((k) => {
+    pieces((step) => {
       eachOwn(code, layout, threads, (index) => {
         const [i, j] = index.coordinates([rectangle.rows, rectangle.columns]);
-        const sum = multiplyAdd(type, rows.at(k, i), columns.at(k, j), context.readAt(sums, index, true));
+        const sum = multiplyAdd(
+          type,
+          rows.at(step, i),
+          columns.at(step, j),
+          context.readAt(sums, index, true),
+        );
         context.writeAt(sums, index, sum, true);
       });
     });
@@ -114,9 +125,9 @@ function multiplySlots(given: {
   line: ThreadArray;
   rows: Operand;
   columns: Operand;
-  k: Expr;
+  step: Step;
 }): void {
-  const { context, rectangle: r, sums, line, rows, columns, k } = given;
+  const { context, rectangle: r, sums, line, rows, columns, step } = given;
   const { code } = context;
   // Slots beyond the tile compute something that nobody reads, from its last row or column.
   const within = (x: Expr, size: number, threads: number) =>
@@ -127,11 +138,11 @@ function multiplySlots(given: {
   };
   repeat(r.slotColumns, (j) => {
     const column = within(columnOf(r, j), r.columns, r.threadColumns);
-    code.write(line, j, columns.at(k, column));
+    code.write(line, j, columns.at(step, column));
   });
   repeat(r.slotRows, (i) => {
     const row = within(rowOf(r, i), r.rows, r.threadRows);
-    const x = code.let(rows.at(k, row));
+    const x = code.let(rows.at(step, row));
     repeat(r.slotColumns, (j) => {
       const slot = code.let(add(mul(i, r.slotColumns), j));
       code.write(sums, slot, multiplyAdd(sums.type, x, read(line, j), read(sums, slot)));
@@ -150,9 +161,10 @@ function operandOf(
   const across = shape[acrossFirst ? 0 : 1];
   const { shared } = context.place(id);
   if (shared !== undefined) {
-    const at = (k: Expr, i: Expr) => {
+    const at = ({ from, k }: Step, i: Expr) => {
       context.touch(shared, 'read other');
-      return read(shared, acrossFirst ? add(mul(i, depth), k) : add(mul(k, across), i));
+      const position = add(from, k);
+      return read(shared, acrossFirst ? add(mul(i, depth), position) : add(mul(position, across), i));
     };
     return { across, at, fill: null };
   }
@@ -161,7 +173,7 @@ function operandOf(
   const piece = context.newArray(context.scalarType(id), steps * pitch, 'shared');
   return {
     across,
-    at: (k, i) => {
+    at: ({ k }, i) => {
       context.touch(piece, 'read other');
       return read(piece, add(mul(k, pitch), i));
     },

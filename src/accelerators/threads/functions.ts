@@ -21,7 +21,7 @@ const INFINITY = 0x7f800000;
 const NAN = float(Number.NaN);
 
 const wordOf = (x: Expr) => u('bits', x);
-const isNaN = (x: Expr) => is('gt', u('and', wordOf(x), word(MAGNITUDE)), word(INFINITY));
+const isUnordered = (x: Expr) => is('gt', u('and', wordOf(x), word(MAGNITUDE)), word(INFINITY));
 const select = (c: Expr, a: Expr, b: Expr) => op(a.type, 'select', c, a, b);
 // Few enough bits that a product with an exponent is exact, and the rest of ln 2.
 const LN2_HIGH = 0.693359375;
@@ -52,7 +52,7 @@ const clamp = (x: Expr, low: number, high: number) =>
 
 function exp(code: Code, x: Expr): Expr {
   const { n, minusOne } = reduceExp(code, code.let(clamp(x, -105, 90)));
-  return select(isNaN(x), x, scale(code, f('add', minusOne, float(1)), code.let(i('convert', n))));
+  return select(isUnordered(x), x, scale(code, f('add', minusOne, float(1)), code.let(i('convert', n))));
 }
 
 function exp2(code: Code, x: Expr): Expr {
@@ -62,7 +62,7 @@ function exp2(code: Code, x: Expr): Expr {
   const coefficients: number[] = [];
   for (let k = 1, c = Math.LN2; k <= 7; k++, c *= Math.LN2 / k) coefficients.push(c);
   const mantissa = f('fma', r, polynomial(code, r, coefficients), float(1));
-  return select(isNaN(x), x, scale(code, mantissa, code.let(i('convert', n))));
+  return select(isUnordered(x), x, scale(code, mantissa, code.let(i('convert', n))));
 }
 
 interface Logarithm {
@@ -124,7 +124,7 @@ function tanh(code: Code, x: Expr): Expr {
   const { n, minusOne } = reduceExp(code, code.let(call('f32', 'minimum', f('add', size, size), float(20))));
   const power = code.let(powerOfTwo(i('convert', n)));
   const w = code.let(f('fma', power, minusOne, f('sub', power, float(1))));
-  return select(isNaN(x), x, withSignOf(f('div', w, f('add', w, float(2))), x));
+  return select(isUnordered(x), x, withSignOf(f('div', w, f('add', w, float(2))), x));
 }
 
 /** With e = exp(-|x|): 1 / (1 + e), or e / (1 + e) below 0, where it stays exact down to the smallest numbers. */
@@ -136,7 +136,7 @@ function sigmoid(code: Code, x: Expr): Expr {
 const extreme =
   (fn: 'lt' | 'gt') =>
   (_: Code, a: Expr, b: Expr): Expr =>
-    select(isNaN(a), a, select(isNaN(b), b, select(is(fn, a, b), a, b)));
+    select(isUnordered(a), a, select(isUnordered(b), b, select(is(fn, a, b), a, b)));
 
 /** By zero: 0. */
 const quotient =
@@ -171,12 +171,12 @@ function toInt(code: Code, x: Expr): Expr {
   const inside = code.let(is('lt', f('abs', x), float(2 ** 31)));
   const limit = select(is('lt', x, float(0)), integer(-0x80000000), integer(0x7fffffff));
   const value = select(inside, i('convert', select(inside, x, float(0))), limit);
-  return select(isNaN(x), integer(0), value);
+  return select(isUnordered(x), integer(0), value);
 }
 function toUnsigned(code: Code, x: Expr): Expr {
   const inside = code.let(is('and', is('ge', x, float(0)), is('lt', x, float(2 ** 32))));
   const value = u('convert', select(inside, x, float(0)));
-  const large = is('and', is('gt', x, float(0)), is('not', isNaN(x)));
+  const large = is('and', is('gt', x, float(0)), is('not', isUnordered(x)));
   return select(inside, value, select(large, word(0xffffffff), word(0)));
 }
 
@@ -185,7 +185,7 @@ function bf16Bits(code: Code, x: Expr): Expr {
   const bits = code.let(wordOf(x));
   const odd = u('and', u('shr', bits, word(16)), word(1));
   const rounded = u('shr', u('add', bits, u('add', odd, word(0x7fff))), word(16));
-  return select(isNaN(x), u('or', u('shr', bits, word(16)), word(0x40)), rounded);
+  return select(isUnordered(x), u('or', u('shr', bits, word(16)), word(0x40)), rounded);
 }
 const fromBf16Bits = (_: Code, bits: Expr): Expr => f('bits', u('shl', bits, word(16)));
 

@@ -282,7 +282,7 @@ const loop: Lower = (lowering, instruction) => {
     }
     context.closeNest();
     const next = singles.map(({ next }) => code.copy(context.single(next)));
-    variables.forEach((variable, position) => code.assign(variable, next[position]));
+    for (const [position, variable] of variables.entries()) code.assign(variable, next[position]);
   });
   for (const { result, array } of tiles) Object.assign(context.place(result), placeOf(array));
   singles.forEach(({ result }, position) => {

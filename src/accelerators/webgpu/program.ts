@@ -57,7 +57,8 @@ export class Recording {
       return offset;
     });
     const words = new Uint32Array(bytes / 4);
-    launches.forEach(({ arrangement }, index) => words.set(arrangement.bases, offsets[index] / 4));
+    for (const [index, { arrangement }] of launches.entries())
+      words.set(arrangement.bases, offsets[index] / 4);
     const uniforms = device.createBuffer({
       size: Math.max(16, bytes),
       usage: USAGE.uniform | USAGE.copyTarget,

@@ -173,34 +173,41 @@ class Printer {
   #statement(s: Stmt): void {
     switch (s.s) {
       case 'let':
-        return this.#line(`let v${s.id} = ${this.expr(s.value)};`);
+        this.#line(`let v${s.id} = ${this.expr(s.value)};`);
+        return;
       case 'declare':
-        return this.#line(`var v${s.id} = ${this.expr(s.value)};`);
+        this.#line(`var v${s.id} = ${this.expr(s.value)};`);
+        return;
       case 'assign':
-        return this.#line(`v${s.id} = ${this.expr(s.value)};`);
+        this.#line(`v${s.id} = ${this.expr(s.value)};`);
+        return;
       case 'write': {
         const { array } = s;
         const place = this.#place(array, this.expr(s.index));
         const value = this.expr(s.value);
-        if (array.space === 'private' || array.type === 'u32') return this.#line(`${place} = ${value};`);
-        return this.#line(
-          `${place} = ${array.type === 'bool' ? `u32(${value})` : `bitcast<u32>(${value})`};`,
-        );
+        const isPlain = array.space === 'private' || array.type === 'u32';
+        const word = array.type === 'bool' ? `u32(${value})` : `bitcast<u32>(${value})`;
+        this.#line(`${place} = ${isPlain ? value : word};`);
+        return;
       }
       case 'store':
-        return this.#line(this.#store(s.view, this.expr(s.address), s.value));
+        this.#line(this.#store(s.view, this.expr(s.address), s.value));
+        return;
       case 'atomicAdd': {
         const add = `add_${this.#names.dtypes[s.view]}_${this.#names.buffer[s.view]}`;
-        return this.#line(`${add}(base${s.view} + u32(${this.expr(s.address)}), ${this.expr(s.value)});`);
+        this.#line(`${add}(base${s.view} + u32(${this.expr(s.address)}), ${this.expr(s.value)});`);
+        return;
       }
       case 'if':
         this.#line(`if (${this.expr(s.condition)}) {`);
-        return this.#inner(s.then);
+        this.#inner(s.then);
+        return;
       case 'for': {
         const name = `v${s.id}`;
         const hi = this.expr(s.hi);
         this.#line(`for (var ${name} = ${this.expr(s.lo)}; ${name} < ${hi}; ${name} += ${s.step}i) {`);
-        return this.#inner(s.body);
+        this.#inner(s.body);
+        return;
       }
       case 'barrier':
         this.#line('workgroupBarrier();');
@@ -208,9 +215,11 @@ class Printer {
         return;
       case 'uniform':
         this.#line(`if (tid == 0i) { agreed = ${this.expr(s.value)}; }`);
-        return this.#line(`let v${s.id} = workgroupUniformLoad(&agreed);`);
+        this.#line(`let v${s.id} = workgroupUniformLoad(&agreed);`);
+        return;
       case 'return':
-        return this.#line(`return ${this.expr(s.value)};`);
+        this.#line(`return ${this.expr(s.value)};`);
+        return;
     }
   }
 }
