@@ -90,7 +90,13 @@ export function deductionTask(options: DeductionOptions = {}): Task<DeductionDat
         intermediate_size: 256,
         rope_theta: 1000,
       },
-      sft: { max_steps: 300, per_device_train_batch_size: 256, learning_rate: 3e-3, warmup_steps: 100 },
+      sft: {
+        max_steps: 300,
+        per_device_train_batch_size: 64,
+        gradient_accumulation_steps: 4,
+        learning_rate: 3e-3,
+        warmup_steps: 100,
+      },
       grpo: {
         max_steps: 60,
         prompts_per_step: 32,
