@@ -53,7 +53,10 @@ describe('registry', () => {
   });
 
   test('says what exists when asked for something else', async () => {
-    await assert.rejects(openDevice('tpu'), /no device 'tpu': use auto or one of cpu, wasm, webgpu, interpreter/);
+    await assert.rejects(
+      openDevice('tpu'),
+      /no device 'tpu': use auto or one of cpu, wasm, webgpu, interpreter/,
+    );
     await assert.rejects(openDevice('toString'), /no device 'toString'/);
   });
 });
