@@ -2,13 +2,9 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { after, describe, test } from 'node:test';
+import { cpuQuota } from '../../src/accelerators/control-groups.ts';
 import { processor } from '../../src/accelerators/cpu/cpuid.ts';
-import {
-  availableMemory,
-  cpuQuota,
-  processorThreads,
-  usableThreads,
-} from '../../src/accelerators/cpu/host.ts';
+import { availableMemory, processorThreads, usableThreads } from '../../src/accelerators/cpu/host.ts';
 import { measureLimits } from '../../src/accelerators/cpu/limits.ts';
 import { CodeBlock, DeviceHeap, formatBytes, Mapping } from '../../src/accelerators/cpu/memory.ts';
 import { loadNative } from '../../src/accelerators/cpu/native.ts';
@@ -201,6 +197,16 @@ describe('cpu runtime', { skip: usable ? false : 'not Linux on x86-64' }, async 
     assert.equal(cpuQuota(one), 3);
     assert.equal(availableMemory(one), 102_400);
     assert.equal(cpuQuota(reader({})), Infinity);
+  });
+
+  test('a quota of less than two processors leaves one thread, no quota one a processor', () => {
+    const quota = (max: string) => (path: string) =>
+      ({ '/proc/self/cgroup': '0::/\n', '/sys/fs/cgroup/cpu.max': max })[path] ?? null;
+    const all = processorThreads(native, quota('max 100000\n'));
+    assert.ok(all >= 1);
+    assert.equal(processorThreads(native, quota('190000 100000\n')), 1);
+    assert.equal(processorThreads(native, quota('50000 100000\n')), 1);
+    assert.equal(processorThreads(native, quota('100000000 100000\n')), all);
   });
 
   for (const threads of [1, 2, 8]) {

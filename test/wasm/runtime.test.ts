@@ -1,6 +1,7 @@
 /** Threads, barriers, failures and the end of the process. */
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
+import { availableParallelism } from 'node:os';
 import { after, test } from 'node:test';
 import { promisify } from 'node:util';
 import type { Instr } from '../../src/accelerators/loops/ir.ts';
@@ -293,6 +294,33 @@ test('TANDEM_THREADS sets the number of threads', () => {
     assert.throws(() => availableThreads(), /TANDEM_THREADS is 'many'/);
     delete process.env.TANDEM_THREADS;
     assert.ok(availableThreads() >= 1);
+  } finally {
+    if (before === undefined) delete process.env.TANDEM_THREADS;
+    else process.env.TANDEM_THREADS = before;
+  }
+});
+
+test('the number of threads keeps to the quota of the control group', () => {
+  const before = process.env.TANDEM_THREADS;
+  delete process.env.TANDEM_THREADS;
+  try {
+    const files = (limits: Record<string, string>) => (path: string) => limits[path] ?? null;
+    const two = (max: string) =>
+      availableThreads(files({ '/proc/self/cgroup': '0::/a\n', '/sys/fs/cgroup/a/cpu.max': max }));
+    assert.equal(two('150000 100000\n'), 1);
+    assert.equal(two('max 100000\n'), availableParallelism());
+    const one = (quota: string) =>
+      availableThreads(
+        files({
+          '/proc/self/cgroup': '3:cpu,cpuacct:/c\n0::/\n',
+          '/sys/fs/cgroup/cpu/c/cpu.cfs_quota_us': quota,
+          '/sys/fs/cgroup/cpu/c/cpu.cfs_period_us': '100000\n',
+        }),
+      );
+    assert.equal(one('100000\n'), 1);
+    assert.equal(one('-1\n'), availableParallelism());
+    process.env.TANDEM_THREADS = '7';
+    assert.equal(two('100000 100000\n'), 7, 'what the user says counts');
   } finally {
     if (before === undefined) delete process.env.TANDEM_THREADS;
     else process.env.TANDEM_THREADS = before;

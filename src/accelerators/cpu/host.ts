@@ -1,9 +1,8 @@
 /** What this process may use of the machine: processors and memory, within affinity and control groups. */
 import { readFileSync } from 'node:fs';
+import type { ReadText } from '../control-groups.ts';
+import { controlGroups, threadsWithin } from '../control-groups.ts';
 import type { Native } from './native.ts';
-
-/** A file's text, or null where there is no such file or it may not be read. */
-export type ReadText = (path: string) => string | null;
 
 const readText: ReadText = (path) => {
   try {
@@ -13,48 +12,6 @@ const readText: ReadText = (path) => {
     throw error;
   }
 };
-
-const root = '/sys/fs/cgroup';
-
-interface Groups {
-  /** This process's group and the groups around it, innermost first. */
-  readonly folders: readonly string[];
-  readonly version: 1 | 2;
-}
-
-/** The control groups that limit this process, in the controller's own hierarchy (version 1) or the one of all. */
-function controlGroups(controller: string, read: ReadText): Groups {
-  let path = '/';
-  for (const line of (read('/proc/self/cgroup') ?? '').trim().split('\n')) {
-    const [, controllers = '', where = '/'] = /^\d+:([^:]*):(.*)$/.exec(line) ?? [];
-    if (controllers.split(',').includes(controller)) {
-      return { folders: upward(`${root}/${controller}`, where), version: 1 };
-    }
-    if (controllers === '') path = where;
-  }
-  return { folders: upward(root, path), version: 2 };
-}
-
-function upward(base: string, path: string): string[] {
-  const parts = path.split('/').filter((part) => part !== '' && part !== '..');
-  return Array.from({ length: parts.length + 1 }, (_, up) =>
-    [base, ...parts.slice(0, parts.length - up)].join('/'),
-  );
-}
-
-/** Processors of time that the control groups grant this process; Infinity where they set no limit. */
-export function cpuQuota(read: ReadText = readText): number {
-  const { folders, version } = controlGroups('cpu', read);
-  const quotas = folders.map((folder) => {
-    const [quota, period] =
-      version === 2
-        ? (read(`${folder}/cpu.max`) ?? 'max').trim().split(' ')
-        : [read(`${folder}/cpu.cfs_quota_us`) ?? '-1', read(`${folder}/cpu.cfs_period_us`) ?? '1'];
-    const limit = Number(quota) / Number(period);
-    return limit > 0 ? limit : Infinity;
-  });
-  return Math.min(...quotas);
-}
 
 /** Processors that the scheduler may run this process on. */
 function affinity(native: Native): number {
@@ -69,9 +26,8 @@ function affinity(native: Native): number {
 }
 
 /** Threads that can run at once: one a processor that the affinity mask and the control group's quota allow. */
-export function processorThreads(native: Native): number {
-  // A partial processor is rounded down: threads beyond the quota would be stopped while others wait for them.
-  return Math.max(1, Math.min(affinity(native), Math.floor(cpuQuota())));
+export function processorThreads(native: Native, read: ReadText = readText): number {
+  return threadsWithin(affinity(native), read);
 }
 
 export const maximumThreads = 1024;

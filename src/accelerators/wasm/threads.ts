@@ -1,4 +1,6 @@
 /** Persistent worker threads, in Node (`worker_threads`) and in a browser (`Worker`). */
+import type { ReadText } from '../control-groups.ts';
+import { threadsWithin } from '../control-groups.ts';
 import { type Command, NODE_WORKER_SOURCE, type Report, WEB_WORKER_SOURCE } from './worker-source.ts';
 
 export interface Thread {
@@ -15,16 +17,29 @@ export interface ThreadEvents {
 }
 
 /** Node's module of that name; undefined in a browser. Looked up, not imported: bundlers shall not see it. */
-function nodeModule<Name extends 'node:os' | 'node:worker_threads'>(name: Name) {
+function nodeModule<Name extends 'node:fs' | 'node:os' | 'node:worker_threads'>(name: Name) {
   return typeof process === 'undefined' ? undefined : process.getBuiltinModule?.(name);
 }
 
-/** Threads that can run at once. In Node the environment variable TANDEM_THREADS overrides it. */
-export function availableThreads(): number {
+/** Reads a file in Node; null where there is no such file, or it may not be read. */
+const readText: ReadText = (path) => {
+  try {
+    return nodeModule('node:fs')?.readFileSync(path, 'utf8') ?? null;
+  } catch (error) {
+    if (error instanceof Error && 'code' in error) return null;
+    throw error;
+  }
+};
+
+/**
+ * Threads that can run at once: in Node one a processor that the affinity mask and the control group's quota allow,
+ * unless the environment variable TANDEM_THREADS says otherwise. `read` is how the control group's files are read.
+ */
+export function availableThreads(read: ReadText = readText): number {
   const os = nodeModule('node:os');
   if (!os) return Math.max(1, navigator.hardwareConcurrency ?? 1);
   const wanted = process.env.TANDEM_THREADS;
-  if (wanted === undefined || wanted === '') return os.availableParallelism();
+  if (wanted === undefined || wanted === '') return threadsWithin(os.availableParallelism(), read);
   const threads = Number(wanted);
   if (!Number.isInteger(threads) || threads < 1) {
     throw new RangeError(`TANDEM_THREADS is '${wanted}'; it must be a whole number, 1 or more`);
