@@ -2,10 +2,12 @@
  * The page of `tandem chat --web`: the model that was trained elsewhere runs in this browser, shows its thinking, and
  * shows the gate: its log-probabilities of recorded tokens against those that the learner computed.
  */
-import { listDevices, openDevice } from '../accelerators/registry.ts';
+import { openDevice } from '../accelerators/registry.ts';
 import { END_THINK, THINK } from '../checkpoint/tokenizer.ts';
 import { compareLogProbabilities } from '../fleet/parity.ts';
 import { LanguageModel } from '../inference/language-model.ts';
+import type { Backends } from './backends.ts';
+import { explain, findBackends, offer } from './backends.ts';
 import type { FetchedModel } from './load.ts';
 import { fetchModel } from './load.ts';
 
@@ -16,6 +18,7 @@ const view = {
   title: element('title'),
   about: element('about'),
   device: element<HTMLSelectElement>('device'),
+  why: element('why'),
   gate: element('gate'),
   speed: element('speed'),
   conversation: element('conversation'),
@@ -106,15 +109,39 @@ async function answer(model: LanguageModel, prompt: string): Promise<void> {
 
 let model: LanguageModel | null = null;
 
-async function use(fetched: FetchedModel, name: string): Promise<void> {
+async function use(fetched: FetchedModel, backends: Backends, name: string, failure?: string): Promise<void> {
   enable(false);
-  await model?.close();
-  model = null;
-  const device = await openDevice(name);
-  model = new LanguageModel({ device, ...fetched, ownsDevice: true });
-  state.device = name;
-  await measureGate(model, fetched);
-  enable(fetched.tokenizer !== null);
+  view.error.hidden = true;
+  state.error = state.device = state.maxAbs = null;
+  view.device.value = name;
+  view.device.disabled = true;
+  view.why.textContent = explain(backends, name, failure);
+  view.gate.textContent = 'measuring …';
+  view.gate.className = '';
+  try {
+    await model?.close();
+    model = null;
+    const device = await openDevice(name);
+    model = new LanguageModel({ device, ...fetched, ownsDevice: true });
+    state.device = name;
+    await measureGate(model, fetched);
+    enable(fetched.tokenizer !== null);
+  } catch (error) {
+    view.gate.textContent = '–';
+    throw error;
+  } finally {
+    view.device.disabled = false;
+  }
+}
+
+/** What the person did not choose may be given up for what works everywhere. */
+async function begin(fetched: FetchedModel, backends: Backends, chosen: boolean): Promise<void> {
+  try {
+    await use(fetched, backends, backends.first);
+  } catch (error) {
+    if (chosen || backends.first === 'wasm') throw error;
+    await use(fetched, backends, 'wasm', (error as Error).message);
+  }
 }
 
 async function main(): Promise<void> {
@@ -126,24 +153,25 @@ async function main(): Promise<void> {
     fetched.about.description ??
     `${fetched.config.num_hidden_layers} layers of ${fetched.config.hidden_size}`;
   if (fetched.about.example) view.prompt.value = fetched.about.example;
-  const devices = (await listDevices()).filter((probe) => probe.available && probe.name !== 'interpreter');
-  // A graphics processor, where there is one, is the better choice.
-  devices.sort((a, b) => Number(b.name === 'webgpu') - Number(a.name === 'webgpu'));
-  for (const { name, info } of devices) view.device.add(new Option(info?.description ?? name, name));
-  const wanted = query.get('device') ?? devices[0]?.name ?? 'interpreter';
-  view.device.value = wanted;
-  view.device.addEventListener('change', () => void use(fetched, view.device.value).catch(fail));
+  const wanted = query.get('device');
+  const backends = await findBackends(wanted);
+  offer(view.device, backends);
+  view.device.addEventListener('change', () => void use(fetched, backends, view.device.value).catch(fail));
   view.form.addEventListener('submit', (event) => {
     event.preventDefault();
     const prompt = view.prompt.value.trim();
     if (model === null || prompt === '' || !state.ready) return;
     view.error.hidden = true;
     enable(false);
+    view.device.disabled = true;
     answer(model, prompt)
       .catch(fail)
-      .finally(() => enable(true));
+      .finally(() => {
+        enable(true);
+        view.device.disabled = false;
+      });
   });
-  await use(fetched, wanted);
+  await begin(fetched, backends, wanted !== null);
 }
 
 main().catch(fail);
