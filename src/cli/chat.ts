@@ -28,7 +28,7 @@ Examples:
   $ tandem chat runs/chain < problems.txt             answer each line of a file`,
     );
   command
-    .option('--web', 'open the model in a web browser instead: it runs there, on WebAssembly')
+    .option('--web', 'open the model in a web browser instead: it runs there, on WebGPU or WebAssembly')
     .option('--port <number>', 'port of the web page; 0: any free one', '8080');
   addFlags(command, samplingOptions);
   command.action(
