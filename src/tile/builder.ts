@@ -6,7 +6,7 @@ import type { DType } from '../numerics/dtype.ts';
 import { isFloat } from '../numerics/dtype.ts';
 import type { BinaryFn, Instruction, Kernel, MapFn, Op, ReduceFn, TileType, UnaryFn, View } from './ir.ts';
 import { elementCount } from './ir.ts';
-import { COMPARISONS, verify } from './verify.ts';
+import { COMPARISONS, dotResult, verify } from './verify.ts';
 
 /** An operand: a tile, or a number that takes the other operand's element type. */
 export type Operand = Tile | number;
@@ -357,14 +357,17 @@ export class KernelBuilder {
     this.#block.push({ results: [], op: { op: 'atomicAdd', ...bounds, value: value.id } });
   }
 
-  /** Matrix product, added to `acc` when given. With `transA`, a is [k, m]; with `transB`, b is [n, k]. */
+  /**
+   * Matrix product, added to `acc` when given. With `transA`, a is [k, m]; with `transB`, b is [n, k]. i32 operands hold
+   * four i8 an element.
+   */
   dot(a: Tile, b: Tile, acc: Tile | null = null, options: { transA?: boolean; transB?: boolean } = {}): Tile {
     const transA = options.transA ?? false;
     const transB = options.transB ?? false;
     if (a.shape.length !== 2 || b.shape.length !== 2)
       throw new TypeError(`dot needs 2-D tiles, not [${a.shape}] and [${b.shape}]`);
     const shape = [a.shape[transA ? 1 : 0], b.shape[transB ? 0 : 1]];
-    const dtype = a.dtype === 'i8' || a.dtype === 'i4' ? 'i32' : 'f32';
+    const dtype = dotResult(a.dtype, b.dtype) ?? 'f32';
     return this.emit({ op: 'dot', a: a.id, b: b.id, acc: acc?.id ?? null, transA, transB }, { dtype, shape });
   }
 

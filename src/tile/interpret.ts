@@ -54,6 +54,22 @@ function wrap(value: number, dtype: DType): number {
   return (value << unused) >> unused;
 }
 
+/** x * y + sum of a dot, by the operands' type; quads are i32 of four i8. */
+const MULTIPLY_ADD = {
+  float: fmaf,
+  bytes: (x: number, y: number, sum: number) => (Math.imul(x, y) + sum) | 0,
+  quads: (x: number, y: number, sum: number) => {
+    let total = sum;
+    for (let shift = 24; shift >= 0; shift -= 8) total += Math.imul((x << shift) >> 24, (y << shift) >> 24);
+    return total | 0;
+  },
+};
+
+function multiplyAdd(operand: DType): (x: number, y: number, sum: number) => number {
+  if (isFloat(operand)) return MULTIPLY_ADD.float;
+  return operand === 'i32' ? MULTIPLY_ADD.quads : MULTIPLY_ADD.bytes;
+}
+
 /** One value converted between element types. */
 export function convert(value: number, from: DType, to: DType): number {
   const round = ROUND_FLOAT[to];
@@ -335,10 +351,9 @@ const EXECUTE: Execute = {
     const a = get(machine, op.a);
     const b = get(machine, op.b);
     const acc = op.acc === null ? null : get(machine, op.acc);
-    const { dtype, shape } = machine.kernel.types[result];
-    const [m, n] = shape;
+    const [m, n] = machine.kernel.types[result].shape;
     const k = machine.kernel.types[op.a].shape[op.transA ? 0 : 1];
-    const step = dtype === 'i32' ? (x: number, y: number, sum: number) => (Math.imul(x, y) + sum) | 0 : fmaf;
+    const step = multiplyAdd(machine.kernel.types[op.a].dtype);
     fill(machine, result, (element) => {
       const i = Math.floor(element / n);
       const j = element % n;

@@ -132,6 +132,8 @@ export type Op =
    * the operand is held as [k, m] / [n, k]. f32, bf16, f16, fp8 operands accumulate in f32; i8 in i32. The sum is
    * taken in ascending k, one accumulator an element, each step a fused multiply-add: for k = 0, 1, …:
    * acc = fma(a[m, k], b[k, n], acc). That fixed order is what makes results independent of tile sizes.
+   * i32 operands are quads: each element holds four i8 that follow each other along k, the first in the low byte, and
+   * the product of two elements is the sum of the four products; that is how processors multiply bytes.
    */
   | {
       readonly op: 'dot';

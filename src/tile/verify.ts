@@ -65,7 +65,7 @@ const isFp8 = (dtype: DType) => dtype === 'f8e4m3' || dtype === 'f8e5m2';
 export function dotResult(a: DType, b: DType): 'f32' | 'i32' | null {
   if (isFp8(a) && isFp8(b)) return 'f32';
   if (a !== b) return null;
-  if (a === 'i8') return 'i32';
+  if (a === 'i8' || a === 'i32') return 'i32';
   return a === 'f32' || a === 'bf16' || a === 'f16' ? 'f32' : null;
 }
 
@@ -240,7 +240,8 @@ const RULES: Rules = {
     const dtype = dotResult(a.dtype, b.dtype);
     expect(
       dtype !== null,
-      () => `no product of ${a.dtype} and ${b.dtype}; cast both to f32, bf16, f16, fp8 or i8`,
+      () =>
+        `no product of ${a.dtype} and ${b.dtype}; cast both to f32, bf16, f16, fp8 or i8, or to i32 that hold four i8 each`,
     );
     const [m, ka] = op.transA ? [a.shape[1], a.shape[0]] : a.shape;
     const [kb, n] = op.transB ? [b.shape[1], b.shape[0]] : b.shape;

@@ -345,6 +345,16 @@ export function interpret(fn: LoopFunction, machine: Machine): void {
         );
         break;
       }
+      case 'vdot4': {
+        const [a, b, c] = [lanes(instr.a), lanes(instr.b), lanes(instr.c)];
+        setLanes(instr.dst, (index) =>
+          [0, 8, 16, 24].reduce(
+            (sum, shift) => sum + ((a[index] >>> shift) & 0xff) * ((b[index] << (24 - shift)) >> 24),
+            c[index],
+          ),
+        );
+        break;
+      }
       case 'vselect': {
         const [chosen, a, b] = [lanes(instr.mask), lanes(instr.a), lanes(instr.b)];
         setLanes(instr.dst, (index) => (chosen[index] !== 0 ? a[index] : b[index]));

@@ -249,7 +249,9 @@ class Program {
     const float = (): VecReg => this.#pick(this.#floats);
     const whole = (): VecReg => this.#pick(this.#wholes);
     const mask = this.#names.v();
-    switch (this.#below(13)) {
+    switch (this.#below(14)) {
+      case 13:
+        return [{ o: 'vdot4', dst: whole(), a: whole(), b: whole(), c: whole() }];
       case 0:
       case 1:
         return [{ o: 'vbin', fn: this.#pick(floatFns), dst: float(), a: float(), b: float() }];

@@ -25,6 +25,9 @@ export const runnable = isas.filter(
 );
 
 const preserved = [x86.rbx, x86.rbp, x86.r12, x86.r13, x86.r14, x86.r15];
+/** Whether AVX-512 code may use VNNI on this machine. */
+export const vnni = available !== undefined && processor(available).features.has('avx512vnni');
+
 const sentinel = 0x1234567;
 
 /**
@@ -131,15 +134,16 @@ export interface Outcome {
 
 /**
  * Executes a function as machine code and in the interpreter on views with the same contents. The last view but
- * those given is scratch memory.
+ * those given is scratch memory. `withVnni`: AVX-512 code uses VNNI.
  */
 export function runBoth(
   isa: Isa,
   fn: LoopFunction,
   contents: readonly Uint8Array[],
   [from, to]: readonly [number, number] = [0, 1],
+  withVnni = vnni,
 ): Outcome {
-  const { code, spillWeight } = generate(fn, isa);
+  const { code, spillWeight } = generate(fn, isa, withVnni);
   const count = fn.views + 1;
   const guarded = new GuardedViews(count);
   contents.forEach((bytes, i) => {

@@ -196,6 +196,26 @@ test('multiply-add rounds twice without fma, whichever argument it replaces', ()
   }
 });
 
+test('dot4 multiplies unsigned with signed bytes, whichever argument it replaces', () => {
+  const some = interestingWords(8);
+  const rows = some.flatMap((a) => some.flatMap((b) => [0, 0x7fffffff, a].map((c) => [a, b, c])));
+  while (rows.length % 4 !== 0) rows.push([0, 0, 0]);
+  for (const target of [0, 1, 2, 3]) {
+    const found = mapVectors(
+      [
+        { o: 'vdot4', dst: v(target), a: v(0), b: v(1), c: v(2) },
+        { o: 'vmove', dst: v(3), a: v(target) },
+      ],
+      rows,
+    );
+    rows.forEach(([a, b, c], index) => {
+      const products = [0, 8, 16, 24].map((at) => ((a! >>> at) & 0xff) * ((b! << (24 - at)) >> 24));
+      const expected = products.reduce((sum, product) => sum + product, c! | 0) >>> 0;
+      assert.equal(found[index], expected, `${hex(a!)} · ${hex(b!)} + ${hex(c!)}`);
+    });
+  }
+});
+
 test('horizontal functions combine pairwise, in every lane', () => {
   const combine: { readonly [F in HorizontalFn]: VecBinary } = {
     fadd: 'fadd',

@@ -238,6 +238,7 @@ type VectorNode =
   | 'vshift'
   | 'vun'
   | 'vfma'
+  | 'vdot4'
   | 'vselect'
   | 'vcmpselect'
   | 'vhorizontal';
@@ -284,6 +285,23 @@ export const vectorRules: Rules<VectorNode> = {
     emit: (e, { dst, fn, a }) => unaryRules[e.isa][fn].emit(e, e.number(dst), e.number(a), e.vectorTemps),
   },
   vfma: { emit: emitFma },
+  vdot4: {
+    needs: () => ({ vector: 3 }),
+    // The bytes become 16-bit lanes, first those in even places, then those in odd ones.
+    emit(e, { dst, a, b, c }) {
+      const [x, y, z] = e.vectorTemps.map((index) => e.v(index));
+      const [u, s] = [e.v(e.number(a)), e.v(e.number(b))];
+      e.op('vandps', x, u, e.splat(0x00ff00ff));
+      e.op('vpsllw', y, s, 8);
+      e.op('vpsraw', y, y, 8);
+      e.op('vpmaddwd', x, x, y);
+      e.op('vpsrlw', y, u, 8);
+      e.op('vpsraw', z, s, 8);
+      e.op('vpmaddwd', y, y, z);
+      e.op('vpaddd', x, x, y);
+      e.op('vpaddd', e.v(e.number(dst)), e.v(e.number(c)), x);
+    },
+  },
   vselect: { emit: emitSelect },
   vcmpselect: {
     emit(e, { dst, fn, x, y, a, b }) {
@@ -303,6 +321,21 @@ export const vectorRules: Rules<VectorNode> = {
         horizontalRule(e.isa, fn).emit(e, next, current, moved, temps);
         current = next;
       }
+    },
+  },
+};
+
+/** What AVX512-VNNI does better. */
+export const vnniRules: Rules<'vdot4'> = {
+  vdot4: {
+    needs: ({ dst, c }) => ({ vector: dst === c ? 0 : 1 }),
+    emit(e, { dst, a, b, c }) {
+      const d = e.number(dst);
+      // The instruction adds to its destination, which may share a register with a or b, whose last use this is.
+      const sum = dst === c ? d : e.vectorTemps[0];
+      e.moveVector(sum, e.number(c));
+      e.op('vpdpbusd', e.v(sum), e.v(e.number(a)), e.v(e.number(b)));
+      e.moveVector(d, sum);
     },
   },
 };

@@ -6,7 +6,7 @@ import { foldMemory, fuseCompares, hoistConstants } from './codegen-fold.ts';
 import { flowRules, integerRules } from './codegen-integer.ts';
 import { memoryRules, unsupportedType } from './codegen-memory.ts';
 import { type Code, flatten, isVectorKey, type Node, type NodeOf } from './codegen-nodes.ts';
-import { vectorRules } from './codegen-vector.ts';
+import { vectorRules, vnniRules } from './codegen-vector.ts';
 import { mem } from './operands.ts';
 import { type Allocation, allocate, type Needs } from './regalloc.ts';
 import { rax, rbp, rbx, rcx, rdi, rdx, rsi, rsp } from './registers.ts';
@@ -133,9 +133,10 @@ function refusal(fn: LoopFunction, { nodes }: Code, isa: Isa): string | null {
 
 /**
  * Compiles a function to void f(void** views, void* scratch, int64 from, int64 to), System V calling convention.
- * `fn.lanes` must be 16 for avx512 and 8 for avx2. Throws where `unsupported` gives a reason.
+ * `fn.lanes` must be 16 for avx512 and 8 for avx2. `vnni`: avx512 has AVX512-VNNI too. Throws where `unsupported` gives
+ * a reason.
  */
-export function generate(fn: LoopFunction, isa: Isa): Generated {
+export function generate(fn: LoopFunction, isa: Isa, vnni = false): Generated {
   const code: Code = flatten(fn);
   const problem = refusal(fn, code, isa);
   if (problem) throw new Error(problem);
@@ -147,6 +148,7 @@ export function generate(fn: LoopFunction, isa: Isa): Generated {
   const withoutFrame: AllRules = {
     ...integerRules,
     ...vectorRules,
+    ...(vnni && isa === 'avx512' ? vnniRules : {}),
     ...memoryRules,
     ...flow,
     ...frameRules({ vectorBytes: 0, general: 0, stackPointer: 0, bytes: 0 }),

@@ -100,6 +100,7 @@ class CpuDevice implements Device {
   readonly info: DeviceInfo;
   readonly #native: Native;
   readonly #isa: Isa;
+  readonly #vnni: boolean;
   readonly #heap: DeviceHeap;
   readonly #pool: ThreadPool;
   readonly #queue = new RunQueue();
@@ -113,6 +114,7 @@ class CpuDevice implements Device {
     this.#native = native;
     this.#isa = isa;
     this.info = describe(native, isa, threads);
+    this.#vnni = processor(native).features.has('avx512vnni');
     this.#heap = new DeviceHeap(native, this);
     this.#pool = new ThreadPool(native, threads);
   }
@@ -214,7 +216,7 @@ class CpuDevice implements Device {
       }
       const programs = elementCount(kernel.grid);
       fresh.set(content, {
-        code: generate(loops, this.#isa).code,
+        code: generate(loops, this.#isa, this.#vnni).code,
         scratchBytes: loops.scratchBytes,
         programs,
       });

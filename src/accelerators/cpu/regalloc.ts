@@ -173,7 +173,7 @@ class Attempt {
       if (this.dead[n]) return;
       if (node.o === 'imove' || node.o === 'vmove')
         pairs.push({ depth: depths[n], a: keyOf(node.dst), b: keyOf(node.a) });
-      else if (node.o === 'vfma' || node.o === 'vfmaload')
+      else if (node.o === 'vfma' || node.o === 'vfmaload' || node.o === 'vdot4')
         pairs.push({ depth: depths[n], a: keyOf(node.dst), b: keyOf(node.c) });
     });
     pairs.sort((x, y) => y.depth - x.depth);
@@ -404,6 +404,9 @@ function befriendOperands(node: Node, befriend: (x: Reg, y: Reg) => void): void 
     case 'vfmaload':
       befriend(node.dst, node.c);
       befriend(node.dst, node.a);
+      break;
+    case 'vdot4':
+      befriend(node.dst, node.c);
       break;
   }
 }

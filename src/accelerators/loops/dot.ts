@@ -2,6 +2,8 @@
  * dot: register tiles of the result, k ascending with one accumulator an element. Operands are read where they lie
  * as far as that is fast; else b is packed into panels as wide as a register tile, and a into padded rows.
  */
+import type { DType } from '../../numerics/dtype.ts';
+import { isFloat } from '../../numerics/dtype.ts';
 import type { Op, ValueId } from '../../tile/ir.ts';
 import type { IntOperand, IntReg, LoopTarget, MemoryType, VecReg } from './ir.ts';
 import { loadInto, locateOp } from './memory.ts';
@@ -33,7 +35,75 @@ interface Product {
   readonly depth: number;
   /** One column: elements are stored one by one, as rows are not padded. */
   readonly narrow: boolean;
-  readonly integer: boolean;
+  readonly arithmetic: Arithmetic;
+}
+
+/** What is multiplied: numbers, or quads of bytes. */
+type Arithmetic = 'float' | 'integer' | 'quads';
+
+function arithmeticOf(operand: DType): Arithmetic {
+  if (isFloat(operand)) return 'float';
+  return operand === 'i32' ? 'quads' : 'integer';
+}
+
+/** Adds the products of one row's element with the columns of a step along k; `finish` corrects the sums afterwards. */
+interface Multiplier {
+  readonly columns: (columns: readonly VecReg[]) => void;
+  readonly row: (element: VecReg, columns: readonly VecReg[], sums: readonly VecReg[]) => void;
+  readonly finish: (sums: readonly (readonly VecReg[])[]) => void;
+}
+
+const nothing = () => {};
+
+function multiplier(context: Context, arithmetic: Arithmetic, vectors: number): Multiplier {
+  const { code } = context;
+  if (arithmetic === 'quads') return quads(context, vectors);
+  return {
+    columns: nothing,
+    row: (element, columns, sums) => {
+      columns.forEach((column, vector) => {
+        const dst = sums[vector];
+        if (arithmetic === 'float') code.emit({ o: 'vfma', dst, a: element, b: column, c: dst });
+        else code.emit({ o: 'vbin', dst, fn: 'iadd', a: dst, b: code.bin('imul', element, column) });
+      });
+    },
+    finish: nothing,
+  };
+}
+
+/**
+ * Processors multiply unsigned with signed bytes: a is taken as a + 128, and 128 times the sum of each column's bytes,
+ * which is counted on the way, is taken off in the end.
+ */
+function quads(context: Context, vectors: number): Multiplier {
+  const { code } = context;
+  const flip = code.bits(0x80808080 | 0);
+  const ones = code.bits(0x01010101);
+  const totals = Array.from({ length: vectors }, () => code.bits(0));
+  return {
+    columns: (columns) => {
+      columns.forEach((column, vector) => {
+        const dst = totals[vector];
+        code.emit({ o: 'vdot4', dst, a: ones, b: column, c: dst });
+      });
+    },
+    row: (element, columns, sums) => {
+      const a = code.bin('xor', element, flip);
+      columns.forEach((column, vector) => {
+        const dst = sums[vector];
+        code.emit({ o: 'vdot4', dst, a, b: column, c: dst });
+      });
+    },
+    finish: (sums) => {
+      totals.forEach((total, vector) => {
+        const excess = code.shift('ishl', total, 7);
+        for (const row of sums) {
+          const dst = row[vector];
+          code.emit({ o: 'vbin', dst, fn: 'isub', a: dst, b: excess });
+        }
+      });
+    },
+  };
 }
 
 /** Register tiles along m up to which packing b takes longer than reading it in place again. */
@@ -64,6 +134,7 @@ function registerTile(
     const from = at(acc, p.acc, row, vector);
     return p.narrow ? code.broadcast(from) : code.load(from);
   });
+  const multiply = multiplier(context, p.arithmetic, vectors);
   const pa = code.newInt();
   const pb = code.newInt();
   code.emit({ o: 'imove', dst: pa, a });
@@ -76,19 +147,16 @@ function registerTile(
       const columns = Array.from({ length: vectors }, (_, vector) =>
         code.load({ base: pb, displacement: p.b.k * u + bWidth * vector }, p.b.type),
       );
+      multiply.columns(columns);
       for (let row = 0; row < rows; row++) {
         const element = code.broadcast({ base: pa, displacement: p.a.k * u + p.a.step * row }, p.a.type);
-        columns.forEach((column, vector) => {
-          const dst = sums[row][vector];
-          if (p.integer)
-            code.emit({ o: 'vbin', dst, fn: 'iadd', a: dst, b: code.bin('imul', element, column) });
-          else code.emit({ o: 'vfma', dst, a: element, b: column, c: dst });
-        });
+        multiply.row(element, columns, sums[row]);
       }
     }
     code.emit({ o: 'ibin', dst: pa, fn: 'add', a: pa, b: p.a.k * unroll });
     code.emit({ o: 'ibin', dst: pb, fn: 'add', a: pb, b: p.b.k * unroll });
   });
+  multiply.finish(sums);
   sums.forEach((list, row) => {
     list.forEach((sum, vector) => {
       const to = at(out, p.out, row, vector);
@@ -99,8 +167,15 @@ function registerTile(
 }
 
 /** The register tile for m rows: few rows leave registers for more vectors of each row of b. */
-function tileFor({ dotTile, vectorRegisters }: LoopTarget, m: number): LoopTarget['dotTile'] {
-  if (m >= dotTile.rows) return dotTile;
+function tileFor(
+  { dotTile, vectorRegisters }: LoopTarget,
+  m: number,
+  arithmetic: Arithmetic,
+): LoopTarget['dotTile'] {
+  // Quads need registers for two constants and for the columns' sums.
+  const rows = arithmetic === 'quads' ? Math.max(1, dotTile.rows - 2) : dotTile.rows;
+  if (m >= rows) return { ...dotTile, rows };
+  if (arithmetic === 'quads') return { ...dotTile, rows: m };
   const fitting = Math.floor((vectorRegisters - 1) / (m + 1));
   return { ...dotTile, rows: m, vectors: Math.max(dotTile.vectors, Math.min(fitting, WIDEST)) };
 }
@@ -152,7 +227,8 @@ function operandA(context: Context, op: DotOp, m: number, depth: number): Ready 
   const [alongM, alongK] = op.transA ? [1, 0] : [0, 1];
   if (value !== null) {
     const bytes = viewedStrides(value);
-    const inPlace = value.block.inside === 1 && value.block.type === 'f32';
+    const { type } = value.block;
+    const inPlace = value.block.inside === 1 && (type === 'f32' || type === 'i32');
     if (inPlace && (op.transA || bytes[alongM] % CONFLICT !== 0 || m < 8))
       return {
         operand: { base: value.block.base, type: value.block.type, step: bytes[alongM], k: bytes[alongK] },
@@ -264,10 +340,11 @@ function destination(context: Context, store: StoreOp, [, n]: readonly number[])
 /** Lowers a product; whether it also did what `store`, the only reader of the result, has to do. */
 export function lowerDot(context: Context, op: DotOp, result: ValueId, store: StoreOp | null): boolean {
   const { code } = context;
-  const { shape, dtype } = context.type(result);
+  const { shape } = context.type(result);
   const [m, n] = shape;
   const depth = context.type(op.a).shape[op.transA ? 0 : 1];
-  const size = tileFor(code.target, m);
+  const arithmetic = arithmeticOf(context.type(op.a).dtype);
+  const size = tileFor(code.target, m, arithmetic);
   const a = operandA(context, op, m, depth);
   const b = operandB(context, op, size, shape, depth);
   const start = op.acc === null ? ({ at: 'constant', bits: 0 } as const) : context.value(op.acc);
@@ -286,7 +363,7 @@ export function lowerDot(context: Context, op: DotOp, result: ValueId, store: St
     out: outStep,
     depth,
     narrow: n === 1,
-    integer: dtype === 'i32',
+    arithmetic,
   };
   pieces(context, Math.ceil(n / code.lanes), size.vectors, (column, vectors) => {
     const along = code.int('mul', column, 4 * code.lanes * size.vectors);

@@ -204,6 +204,8 @@ export type Instr =
   | { readonly o: 'vun'; readonly dst: VecReg; readonly fn: VecUnary; readonly a: VecReg }
   /** dst = a * b + c; rounded once on targets with `fma`, else twice. dst may be any of the three. */
   | { readonly o: 'vfma'; readonly dst: VecReg; readonly a: VecReg; readonly b: VecReg; readonly c: VecReg }
+  /** dst = c + the sum of the four products of a's bytes, unsigned, with b's bytes, signed; it wraps. */
+  | { readonly o: 'vdot4'; readonly dst: VecReg; readonly a: VecReg; readonly b: VecReg; readonly c: VecReg }
   /** dst = mask lane all-ones ? a : b */
   | {
       readonly o: 'vselect';

@@ -2,11 +2,14 @@
  * Matrix products. Operands that lie in device memory come in pieces along k into workgroup memory; each thread keeps
  * its elements of the result in registers and adds to them in ascending k.
  */
+import type { DType } from '../../numerics/dtype.ts';
+import { isFloat } from '../../numerics/dtype.ts';
 import type { Instruction, ValueId } from '../../tile/ir.ts';
+import type { Code } from './code.ts';
 import { add, constant, div, int, less, mul, op, read, rem } from './code.ts';
 import type { Context } from './context.ts';
 import type { Elements, OpOf } from './element.ts';
-import type { Expr, Scalar, ThreadArray } from './ir.ts';
+import type { Expr, ThreadArray } from './ir.ts';
 import type { Rectangle } from './layout.ts';
 import { columnOf, eachOwn, Index, rowOf, share } from './layout.ts';
 
@@ -42,6 +45,7 @@ export function lowerDot(context: Context, elements: Elements, instruction: Inst
     operandOf(context, elements, { id, acrossFirst, depth, steps });
   const [a, b] = [operand(dot.a, !dot.transA), operand(dot.b, dot.transB)];
   const type = context.scalarType(result);
+  const plus = multiplyAdd(code, context.type(dot.a).dtype);
 
   const pieces = (multiply: (step: Step) => void) => {
     const piece = (from: Expr) => {
@@ -61,7 +65,7 @@ export function lowerDot(context: Context, elements: Elements, instruction: Inst
 
   if (facts.isSingle(result)) {
     const sum = code.declare(dot.acc === null ? constant(type, 0) : context.single(dot.acc));
-    pieces((step) => code.assign(sum, multiplyAdd(type, a.at(step, int(0)), b.at(step, int(0)), sum)));
+    pieces((step) => code.assign(sum, plus(a.at(step, int(0)), b.at(step, int(0)), sum)));
     context.place(result).single = sum;
     return;
   }
@@ -82,17 +86,12 @@ export function lowerDot(context: Context, elements: Elements, instruction: Inst
   const rectangle = layout.rectangle as Rectangle;
   if (sums.space === 'private') {
     const line = context.newArray(type, rectangle.slotColumns, 'private');
-    pieces((step) => multiplySlots({ context, rectangle, sums, line, rows, columns, step }));
+    pieces((step) => multiplySlots({ context, plus, rectangle, sums, line, rows, columns, step }));
   } else {
     pieces((step) => {
       eachOwn(code, layout, threads, (index) => {
         const [i, j] = index.coordinates([rectangle.rows, rectangle.columns]);
-        const sum = multiplyAdd(
-          type,
-          rows.at(step, i),
-          columns.at(step, j),
-          context.readAt(sums, index, true),
-        );
+        const sum = plus(rows.at(step, i), columns.at(step, j), context.readAt(sums, index, true));
         context.writeAt(sums, index, sum, true);
       });
     });
@@ -113,13 +112,27 @@ export function lowerDot(context: Context, elements: Elements, instruction: Inst
   place.shared = shared;
 }
 
-function multiplyAdd(type: Scalar, x: Expr, y: Expr, sum: Expr): Expr {
-  return type === 'f32' ? op('f32', 'fma', x, y, sum) : op('i32', 'add', op('i32', 'mul', x, y), sum);
+/** x * y + sum; `quads`: x and y are four bytes each. */
+type MultiplyAdd = (x: Expr, y: Expr, sum: Expr) => Expr;
+
+function multiplyAdd(code: Code, operand: DType): MultiplyAdd {
+  if (isFloat(operand)) return (x, y, sum) => op('f32', 'fma', x, y, sum);
+  const bytes: MultiplyAdd = (x, y, sum) => op('i32', 'add', op('i32', 'mul', x, y), sum);
+  if (operand !== 'i32') return bytes;
+  const byte = (word: Expr, place: number) => {
+    const top = place === 3 ? word : op('i32', 'shl', word, int(24 - 8 * place));
+    return op('i32', 'shr', top, int(24));
+  };
+  return (x, y, sum) => {
+    const [u, v] = [code.let(x), code.let(y)];
+    return [0, 1, 2, 3].reduce((total, place) => bytes(byte(u, place), byte(v, place), total), sum);
+  };
 }
 
 /** One step along k for all slots of a thread: each operand is read once a row or column. */
 function multiplySlots(given: {
   context: Context;
+  plus: MultiplyAdd;
   rectangle: Rectangle;
   sums: ThreadArray;
   line: ThreadArray;
@@ -127,7 +140,7 @@ function multiplySlots(given: {
   columns: Operand;
   step: Step;
 }): void {
-  const { context, rectangle: r, sums, line, rows, columns, step } = given;
+  const { context, plus, rectangle: r, sums, line, rows, columns, step } = given;
   const { code } = context;
   // Slots beyond the tile compute something that nobody reads, from its last row or column.
   const within = (x: Expr, size: number, threads: number) =>
@@ -145,7 +158,7 @@ function multiplySlots(given: {
     const x = code.let(rows.at(step, row));
     repeat(r.slotColumns, (j) => {
       const slot = code.let(add(mul(i, r.slotColumns), j));
-      code.write(sums, slot, multiplyAdd(sums.type, x, read(line, j), read(sums, slot)));
+      code.write(sums, slot, plus(x, read(line, j), read(sums, slot)));
     });
   });
 }

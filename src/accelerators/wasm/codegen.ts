@@ -219,6 +219,22 @@ function emitTranspose(body: FunctionBody, instr: InstrOf<'vtranspose'>): void {
   }
 }
 
+/** The bytes become the halves of 32-bit lanes, first those in even places, then those in odd ones. */
+function emitDot4(body: FunctionBody, { dst, a, b, c }: InstrOf<'vdot4'>): void {
+  const { code } = body;
+  body.get(a);
+  code.v128Splat(0x00ff00ff).vector('v128.and');
+  body.get(b);
+  code.i32(8).vector('i16x8.shl').i32(8).vector('i16x8.shr_s').vector('i32x4.dot_i16x8_s');
+  body.get(a);
+  code.i32(8).vector('i16x8.shr_u');
+  body.get(b);
+  code.i32(8).vector('i16x8.shr_s').vector('i32x4.dot_i16x8_s').vector('i32x4.add');
+  body.get(c);
+  code.vector('i32x4.add');
+  body.set(dst);
+}
+
 const EMIT: { readonly [N in InstrName]: (body: FunctionBody, instr: InstrOf<N>) => void } = {
   parameter: (body, { dst, which }) => {
     body.code.get(PARAMETER[which]);
@@ -339,6 +355,7 @@ const EMIT: { readonly [N in InstrName]: (body: FunctionBody, instr: InstrOf<N>)
     }
     body.set(dst);
   },
+  vdot4: emitDot4,
   vselect: (body, { dst, mask, a, b }) => {
     body.get(a);
     body.get(b);
