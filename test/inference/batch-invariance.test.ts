@@ -17,6 +17,7 @@ import type { Sequence } from '../../src/training/batches.ts';
 import { fromTargets, layOut } from '../../src/training/batches.ts';
 import { Learner } from '../../src/training/learner.ts';
 import { initialWeights } from '../../src/training/new-model.ts';
+import { isSlow } from '../speed.ts';
 
 const shape = (overrides: object): Qwen3Config =>
   parseConfig({
@@ -72,7 +73,8 @@ function requests(config: Qwen3Config, count: number): GenerationRequest[] {
 const bits = (values: ArrayLike<number>) => [...new Int32Array(Float32Array.from(values).buffer)];
 
 const probes = await listDevices();
-for (const { name, available, reason } of probes) {
+for (const probe of probes) {
+  const { name, available, reason } = probe;
   describe(`batch-invariance on ${name}`, { skip: available ? false : reason }, async () => {
     if (!available) return;
     const device = await openDevice(name);
@@ -80,8 +82,8 @@ for (const { name, available, reason } of probes) {
       assert.equal(device.allocatedBytes, 0, 'bytes that were not freed');
       await device.close();
     });
-    // The interpreter is slow, and right by definition: one model and setting are enough.
-    const slow = name === 'interpreter';
+    // One model and setting are enough there.
+    const slow = isSlow(probe);
     for (const [title, config] of slow ? MODELS.slice(0, 1) : MODELS) {
       const weights = initialWeights(config, 3);
       for (const [label, partial] of slow ? SETTINGS.slice(1, 2) : SETTINGS) {
@@ -104,7 +106,7 @@ for (const { name, available, reason } of probes) {
           });
           try {
             // So many that the longest prompt goes through the model in two chunks; alone it goes in one.
-            const all = requests(config, slow ? 3 : 20);
+            const all = requests(config, name === 'interpreter' ? 3 : slow ? 4 : 20);
             const [{ engine }, ...others] = engines;
             const together = await engine.generate(all, settings);
             for (const other of others) {

@@ -17,6 +17,7 @@ import { roundWeights, WeightStore } from '../../src/inference/weights.ts';
 import type { Qwen3Config } from '../../src/models/config.ts';
 import { parseConfig } from '../../src/models/config.ts';
 import { initialWeights } from '../../src/training/new-model.ts';
+import { isSlow } from '../speed.ts';
 
 /** Sizes below, at and above a panel's width, even and odd. */
 const config = (overrides: object = {}): Qwen3Config =>
@@ -40,7 +41,8 @@ const UNTIED = config({ tie_word_embeddings: false, hidden_size: 50, vocab_size:
 
 const bits = (values: Float32Array) => new Uint32Array(values.buffer, values.byteOffset, values.length);
 
-const devices = (await listDevices()).filter(({ available }) => available).map(({ name }) => name);
+const available = (await listDevices()).filter((probe) => probe.available);
+const devices = available.map(({ name }) => name);
 
 describe('loading weights', () => {
   let folder: string;
@@ -176,19 +178,22 @@ describe('loading weights', () => {
 describe('generation', () => {
   const settings = { temperature: 1, topP: 1, topK: 0, seed: 3, forbidFirst: [] };
 
-  for (const name of devices.filter((device) => device !== 'interpreter')) {
+  for (const probe of available.filter(({ name }) => name !== 'interpreter')) {
+    const { name } = probe;
+    const slow = isSlow(probe);
+
     test(`panels and rows, and prompts in one chunk or several, give the same bits on ${name}`, async () => {
       const device = await openDevice(name);
       try {
-        for (const model of [TIED, UNTIED]) {
-          for (const dtype of ['f32', 'bf16'] as const) {
+        for (const model of slow ? [TIED] : [TIED, UNTIED]) {
+          for (const dtype of slow ? (['bf16'] as const) : (['f32', 'bf16'] as const)) {
             const results = [];
             for (const layout of ['rows', 'panels'] as const) {
               const weights = new WeightStore(device, model, dtype, layout);
               weights.write(initialWeights(model, 7));
               const engine = new Engine(device, weights.store, model, dtype, layout);
               const tokens = Array.from({ length: 300 }, (_, i) => (i * i + 3 * i) % model.vocab_size);
-              const requests = [300, 16, 1, 257].map((length, id) => ({
+              const requests = (slow ? [257, 1] : [300, 16, 1, 257]).map((length, id) => ({
                 id,
                 tokens: tokens.slice(0, length),
               }));
@@ -225,15 +230,18 @@ describe('generation', () => {
       assert.deepEqual(logprobs, scores.slice(prompt.length));
     });
 
-    test(`a thousand tokens, and many sizes, in memory that does not grow on ${name}`, async () => {
+    test(`many tokens, and many sizes, in memory that does not grow on ${name}`, async () => {
       const device = await openDevice(name);
       try {
         const weights = new WeightStore(device, TIED, 'f32', 'panels');
         weights.write(initialWeights(TIED, 7));
-        const engine = new Engine(device, weights.store, TIED, 'f32', 'panels');
+        // On a slow device some token is the last of a sequence, so that it gets the room of a long one, and is short.
+        const config = slow ? { ...TIED, eos_token_id: 1 } : TIED;
+        const engine = new Engine(device, weights.store, config, 'f32', 'panels');
         const request = (length: number) => [{ id: 0, tokens: Array.from({ length }, (_, i) => i % 70) }];
         const [first] = await engine.generate(request(3), { ...settings, maxTokens: 1100 });
-        assert.equal(first.tokens.length, 1100);
+        if (slow) assert.ok(first.tokens.length > 30 && first.tokens.length < 400, `${first.tokens.length}`);
+        else assert.equal(first.tokens.length, 1100);
         const allocated = device.allocatedBytes;
         // Other lengths of the same capacity need nothing new, and a prefix of a sequence is the same sequence.
         const [again] = await engine.generate(request(3), { ...settings, maxTokens: 1030 });
