@@ -38,9 +38,10 @@ export const AUTO = 'auto';
  */
 export async function resolveDevice(name: string): Promise<DeviceName> {
   if (name === AUTO) {
-    const first = (await listDevices()).find((device) => device.available);
+    // One after the other: those after the first that is available need not even be loaded.
+    for (const candidate of deviceNames) if ((await probe(candidate)).available) return candidate;
     // The interpreter is always there.
-    return (first?.name as DeviceName | undefined) ?? 'interpreter';
+    return 'interpreter';
   }
   if (!isDeviceName(name)) {
     throw new Error(`there is no device '${name}': use ${AUTO} or one of ${deviceNames.join(', ')}`);

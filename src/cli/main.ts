@@ -6,7 +6,8 @@ import { normaliseFlags } from './flags.ts';
 import { createProgram } from './program.ts';
 
 try {
-  await createProgram().parseAsync(normaliseFlags(process.argv.slice(2)), { from: 'user' });
+  const argv = normaliseFlags(process.argv.slice(2));
+  await (await createProgram(argv)).parseAsync(argv, { from: 'user' });
 } catch (error) {
   process.exitCode = report(error);
 }

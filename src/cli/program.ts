@@ -1,19 +1,28 @@
 /** Every command of `tandem`, with its options and help. */
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
-import { addBench } from './bench.ts';
-import { addChat } from './chat.ts';
-import { addDevices } from './devices.ts';
-import { addGenerate } from './generate.ts';
-import { addScore } from './score.ts';
-import { addStart, addTrain } from './train.ts';
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
   version: string;
 };
 
-/** Wrong usage throws: commander's `CommanderError` after its message was printed, or a `UsageError`. */
-export function createProgram(): Command {
+/** What adds each command to a program, in the order of the help. */
+const COMMANDS: { readonly [name: string]: () => Promise<(program: Command) => void> } = {
+  start: async () => (await import('./train.ts')).addStart,
+  train: async () => (await import('./train.ts')).addTrain,
+  generate: async () => (await import('./generate.ts')).addGenerate,
+  chat: async () => (await import('./chat.ts')).addChat,
+  score: async () => (await import('./score.ts')).addScore,
+  devices: async () => (await import('./devices.ts')).addDevices,
+  bench: async () => (await import('./bench.ts')).addBench,
+};
+
+/**
+ * The program; with the command that `argv` asks for alone where its first word is one, since loading the modules of
+ * all the others takes longer than starting Node. Wrong usage throws: commander's `CommanderError` after its message
+ * was printed, or a `UsageError`.
+ */
+export async function createProgram(argv: readonly string[] = []): Promise<Command> {
   const program = new Command('tandem')
     .description(
       'Train reasoning language models on one accelerator, run them on another, and prove that both run the same model.',
@@ -41,6 +50,7 @@ Examples:
   $ tandem devices                                  what this machine offers`,
     );
   // Commands take over how errors are printed when they are added, so this comes last.
-  for (const add of [addStart, addTrain, addGenerate, addChat, addScore, addDevices, addBench]) add(program);
+  const names = argv.length > 0 && Object.hasOwn(COMMANDS, argv[0]) ? [argv[0]] : Object.keys(COMMANDS);
+  for (const name of names) (await COMMANDS[name]())(program);
   return program;
 }

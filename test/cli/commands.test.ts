@@ -27,8 +27,10 @@ const COMMANDS = [
 ] as const;
 
 /** A command of a program of its own, and everything it and those around it print. */
-function commandAt(names: readonly string[]): { program: Command; command: Command; printed: () => string } {
-  const program = createProgram();
+async function commandAt(
+  names: readonly string[],
+): Promise<{ program: Command; command: Command; printed: () => string }> {
+  const program = await createProgram(names);
   let text = '';
   const capture = (command: Command) =>
     command.configureOutput({ writeOut: (more) => (text += more), writeErr: (more) => (text += more) });
@@ -37,20 +39,31 @@ function commandAt(names: readonly string[]): { program: Command; command: Comma
   return { program, command, printed: () => text };
 }
 
-test('these are all commands', () => {
+test('these are all commands', async () => {
   const paths = (command: Command, before: string[]): string[][] =>
     command.commands.flatMap((child) => [
       [...before, child.name()],
       ...paths(child, [...before, child.name()]),
     ]);
-  assert.deepEqual(paths(createProgram(), []).sort(), COMMANDS.map((names) => [...names]).sort());
+  for (const argv of [[], ['help'], ['--help'], ['constructor']])
+    assert.deepEqual(
+      paths(await createProgram(argv), []).sort(),
+      COMMANDS.map((names) => [...names]).sort(),
+      `for '${argv}'`,
+    );
+  // A command alone, where it is what is asked for.
+  for (const [name] of COMMANDS)
+    assert.deepEqual(
+      (await createProgram([name, '--help'])).commands.map((command) => command.name()),
+      [name],
+    );
 });
 
 describe('help', () => {
   for (const names of [[], ...COMMANDS]) {
     const shown = ['tandem', ...names].join(' ');
-    test(`${shown}: everything is explained, and there are examples`, () => {
-      const { command, printed } = commandAt(names);
+    test(`${shown}: everything is explained, and there are examples`, async () => {
+      const { command, printed } = await commandAt(names);
       command.outputHelp();
       assert.ok(printed().startsWith(`Usage: ${shown} `), printed());
       for (const { flags, description } of command.options) {
@@ -70,7 +83,7 @@ describe('help', () => {
     });
 
     test(`${shown}: an unknown option is named in one line`, async () => {
-      const { program, printed } = commandAt(names);
+      const { program, printed } = await commandAt(names);
       // What is required comes first in commander's eyes.
       const required = names[0] === 'score' ? ['--tokens', '1'] : [];
       await assert.rejects(
@@ -81,8 +94,8 @@ describe('help', () => {
     });
   }
 
-  test('training has the options that users of TRL know', () => {
-    const { command } = commandAt(['train', 'grpo']);
+  test('training has the options that users of TRL know', async () => {
+    const { command } = await commandAt(['train', 'grpo']);
     const flags = command.options.map(({ long }) => long);
     for (const option of ['loss-type', 'epsilon-high', 'num-generations', 'beta', 'rollout', 'seed'])
       assert.ok(flags.includes(`--${option}`), option);
