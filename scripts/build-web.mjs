@@ -1,4 +1,5 @@
-// Bundles the page of `tandem chat --web` into dist/web. What only Node has stays outside: the page never loads it.
+// Bundles the pages of `tandem chat --web` and of tabs that sample for a run into dist/web. What only Node has stays
+// outside: no page loads it.
 import { cpSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -9,7 +10,7 @@ const from = join(root, 'src', 'web');
 const to = join(root, 'dist', 'web');
 mkdirSync(to, { recursive: true });
 await build({
-  entryPoints: [join(from, 'page.ts')],
+  entryPoints: [join(from, 'page.ts'), join(from, 'rollout.ts')],
   outdir: to,
   bundle: true,
   splitting: true,
@@ -20,4 +21,4 @@ await build({
   external: ['node:*', 'koffi', 'webgpu'],
   logLevel: 'warning',
 });
-for (const file of ['index.html', 'page.css']) cpSync(join(from, file), join(to, file));
+for (const file of ['index.html', 'rollout.html', 'page.css']) cpSync(join(from, file), join(to, file));

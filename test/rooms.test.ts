@@ -27,6 +27,7 @@ const NODE_FILES = [
   /^accelerators\/cpu\//u,
   /^accelerators\/webgpu\/node\.ts$/u,
   /^checkpoint\/(files|model|tokenizer-files)\.ts$/u,
+  /^fleet\/(page-files|tab-server)\.ts$/u,
   /^inference\/(load|open)\.ts$/u,
 ];
 /** They load what needs Node only where it is asked for, or only in Node. */

@@ -71,6 +71,10 @@ function announcement(event: RunEvent): string | null {
       return event.traces.map(({ title, trace }) => `  ${title}: ${traceLine(trace)}`).join('\n');
     case 'warning':
       return `Warning: ${event.message}`;
+    case 'notice':
+      return event.message;
+    case 'rollout_link':
+      return `Rollouts in a browser: open this link, in one tab or several\n  ${event.link}`;
     case 'done':
       return doneText(event.folder, event.summary.accuracy);
     case 'step':

@@ -20,6 +20,22 @@ export interface WeightUpdate {
   readonly weights: ReadonlyMap<string, Float32Array>;
 }
 
+/** Whoever samples for the learner. */
+export interface Sampler {
+  /** Its accelerator, for people and for the parity gate: equal names mean equal to the bit. */
+  readonly name: string;
+  /** Version of the weights that were received last; -1 before. */
+  readonly weightVersion: number;
+  /** Takes new weights, and returns the checksum of what then lies in the accelerator's memory. */
+  receive(update: WeightUpdate): Promise<string>;
+  /**
+   * A completion for each request, in their order. With the seed, a request's id decides its random numbers, whatever
+   * else is in the batch: for several completions of one prompt give several ids.
+   */
+  sample(requests: readonly GenerationRequest[], settings: SamplingSettings): Promise<Rollout[]>;
+  dispose(): Promise<void>;
+}
+
 /** Checksum of a model's weights, in the order of its weight list. */
 export function weightsChecksum(config: Qwen3Config, weights: ReadonlyMap<string, Float32Array>): string {
   const checksum = new Checksum();
@@ -31,7 +47,7 @@ export function weightsChecksum(config: Qwen3Config, weights: ReadonlyMap<string
 }
 
 /** `await using worker = new RolloutWorker(…)` disposes of it; its device stays open. */
-export class RolloutWorker implements AsyncDisposable {
+export class RolloutWorker implements Sampler, AsyncDisposable {
   readonly device: Device;
   readonly #config: Qwen3Config;
   readonly #weights: WeightStore;
@@ -51,22 +67,20 @@ export class RolloutWorker implements AsyncDisposable {
     return this.#weights.store;
   }
 
-  /** Version of the weights that were received last; -1 before. */
+  get name(): string {
+    return this.device.info.name;
+  }
+
   get weightVersion(): number {
     return this.#version;
   }
 
-  /** Takes new weights, and returns the checksum of what then lies in the accelerator's memory. */
   async receive({ version, weights }: WeightUpdate): Promise<string> {
     this.#weights.write(weights);
     this.#version = version;
     return weightsChecksum(this.#config, await this.#weights.read());
   }
 
-  /**
-   * A completion for each request, in their order. With the seed, a request's id decides its random numbers, whatever
-   * else is in the batch: for several completions of one prompt give several ids.
-   */
   async sample(requests: readonly GenerationRequest[], settings: SamplingSettings): Promise<Rollout[]> {
     const version = this.#version;
     const generations = await this.#engine.generate(requests, settings);

@@ -1,6 +1,6 @@
 /** Accuracy on held-out problems, as the model likes, with thinking forced, and with thinking suppressed. */
 import type { Tokenizer } from '../checkpoint/tokenizer.ts';
-import type { RolloutWorker } from '../fleet/rollout.ts';
+import type { Sampler } from '../fleet/rollout.ts';
 import type { Accuracy, EvaluationMode, SampleTrace } from './events.ts';
 import { parseCompletion } from './tasks/completion.ts';
 import { encodePrompt, scoreCompletion } from './tasks/problems.ts';
@@ -31,7 +31,7 @@ function forcing(mode: EvaluationMode, tokenizer: Tokenizer): { beginning: numbe
 
 /** Greedy answers to every problem; returns their accuracy and, for each problem, what was written. */
 export async function evaluate(
-  worker: RolloutWorker,
+  worker: Sampler,
   options: EvaluationOptions,
 ): Promise<{ result: Accuracy; traces: SampleTrace[] }> {
   const { task, tokenizer, problems, mode, maxCompletionLength, seed } = options;

@@ -115,6 +115,10 @@ export type RunEvent =
     }
   | { readonly type: 'checkpoint'; readonly phase: PhaseName; readonly step: number; readonly path: string }
   | { readonly type: 'warning'; readonly message: string }
+  /** What happens beside the steps: tabs that join and leave. */
+  | { readonly type: 'notice'; readonly message: string }
+  /** A browser that opens it samples for the run. */
+  | { readonly type: 'rollout_link'; readonly link: string }
   | { readonly type: 'done'; readonly folder: string; readonly summary: Summary };
 
 /** `summary.json`. */

@@ -1,7 +1,7 @@
 /** Weights from the learner to a rollout worker, with their checksums, and the difference between the two sides. */
 import type { Tokenizer } from '../checkpoint/tokenizer.ts';
 import { compareLogProbabilities, judgeParity } from '../fleet/parity.ts';
-import type { RolloutWorker } from '../fleet/rollout.ts';
+import type { Sampler } from '../fleet/rollout.ts';
 import { weightsChecksum } from '../fleet/rollout.ts';
 import type { WeightType } from '../inference/weights.ts';
 import { roundWeights } from '../inference/weights.ts';
@@ -26,12 +26,7 @@ export function parityBound({ grpo, dtype }: Pick<Progress, 'grpo' | 'dtype'>): 
 }
 
 /** Gives the worker the learner's weights; returns the checksums of what was sent and of what arrived. */
-export async function handOver(
-  learner: Learner,
-  worker: RolloutWorker,
-  config: Qwen3Config,
-  dtype: WeightType,
-) {
+export async function handOver(learner: Learner, worker: Sampler, config: Qwen3Config, dtype: WeightType) {
   const weights = roundWeights(config, await learner.weights(), dtype);
   return {
     learner: weightsChecksum(config, weights),
@@ -41,7 +36,7 @@ export async function handOver(
 
 export interface ParityMeasurement {
   readonly learner: Learner;
-  readonly worker: RolloutWorker;
+  readonly worker: Sampler;
   readonly config: Qwen3Config;
   readonly dtype: WeightType;
   readonly task: Task;
@@ -83,7 +78,7 @@ export async function measureParity(measurement: ParityMeasurement): Promise<Mea
   );
   const report = judgeParity({
     learner: learner.device.info.name,
-    rollout: worker.device.info.name,
+    rollout: worker.name,
     weightVersion: worker.weightVersion,
     checksum,
     difference: compareLogProbabilities(

@@ -9,6 +9,7 @@ import { loadTokenizer, saveTokenizer } from '../checkpoint/tokenizer-files.ts';
 import type { Weights } from '../inference/weights.ts';
 import type { Qwen3Config } from '../models/config.ts';
 import { parseConfig } from '../models/config.ts';
+import { BROWSER } from './browser-rollouts.ts';
 import type { PhaseName, RunEvent } from './events.ts';
 import { initialWeights, modelConfig } from './new-model.ts';
 import type { GrpoOptions } from './options.ts';
@@ -76,7 +77,7 @@ export async function newRun(options: NewRun): Promise<TrainingRun> {
   // Before there is a folder: a run that cannot begin leaves nothing behind.
   const devices = {
     device: await resolveDevice(given.device),
-    rollout: given.rollout && (await resolveDevice(given.rollout)),
+    rollout: given.rollout && (await resolveRollout(given.rollout)),
     parity_device: given.parity_device && (await resolveDevice(given.parity_device)),
   };
   const name = given.name ?? (await freeName(runs, task.name));
@@ -116,6 +117,10 @@ export async function newRun(options: NewRun): Promise<TrainingRun> {
 /** A task's name, or the whole path of its file, so that the run can be resumed from any folder. */
 function located(source: string): string {
   return TASKS.has(source) ? source : resolve(source);
+}
+
+function resolveRollout(name: string): string | Promise<string> {
+  return name === BROWSER ? name : resolveDevice(name);
 }
 
 /** The options with their defaults; RunError names each that is wrong. */

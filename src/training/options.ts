@@ -150,7 +150,31 @@ export const runOptions = z.strictObject({
     .default(0)
     .describe('Every random number of the run follows from it'),
   device: z.string().default('auto').describe('Accelerator of the learner; auto: the best of this machine'),
-  rollout: z.string().optional().describe('Accelerator of the rollouts; default: the learner’s'),
+  rollout: z
+    .string()
+    .optional()
+    .describe(
+      'Accelerator of the rollouts, or browser: tabs that open a link sample; default: the learner’s',
+    ),
+  host: z
+    .string()
+    .min(1)
+    .default('127.0.0.1')
+    .describe('Rollouts in a browser: address to listen at; 0.0.0.0 lets other machines join'),
+  port: z
+    .number()
+    .int()
+    .min(0)
+    .max(65535)
+    .default(0)
+    .describe('Rollouts in a browser: port to listen at; 0: any free one'),
+  rollout_wait: z
+    .number()
+    .positive()
+    .default(600)
+    .describe(
+      'Rollouts in a browser: seconds without a tab that joins or answers, after which the run stops; it can be resumed',
+    ),
   parity_device: z
     .string()
     .optional()

@@ -1,7 +1,7 @@
 /** One step of GRPO: problems, completions, rewards, advantages, the parity gate, and the update. */
 import type { Tokenizer } from '../checkpoint/tokenizer.ts';
 import { compareLogProbabilities, explainFailure, judgeParity, ParityError } from '../fleet/parity.ts';
-import type { Rollout, RolloutWorker } from '../fleet/rollout.ts';
+import type { Rollout, Sampler } from '../fleet/rollout.ts';
 import { groupAdvantages, tokenWeights } from './advantages.ts';
 import type { Sequence } from './batches.ts';
 import { completionTokens, fromTargets, layOut, onTargets, paddedLength } from './batches.ts';
@@ -23,7 +23,7 @@ export interface Reinforcement {
   readonly parityBound: number;
   readonly seed: number;
   readonly learner: Learner;
-  readonly worker: RolloutWorker;
+  readonly worker: Sampler;
   /** Checksum of the weights on the learner's side and the worker's, from the last hand-over. */
   readonly checksum: { readonly learner: string; readonly rollout: string };
 }
@@ -130,8 +130,7 @@ export async function reinforcementStep(run: Reinforcement, step: number): Promi
   const layout = layOut(sequences, shape);
   // A forward pass of its own is needed where the ratio is to the learner's probabilities, not the sampler's.
   const several = options.num_iterations > 1 || options.steps_per_generation > 1;
-  const corrected =
-    options.importance_sampling === 'tis' && worker.device.info.name !== learner.device.info.name;
+  const corrected = options.importance_sampling === 'tis' && worker.name !== learner.device.info.name;
   const recomputed =
     several || corrected ? await learner.logProbabilities(layout, shape, sampling, 'policy') : null;
   const reference =
@@ -276,7 +275,7 @@ function gate(
 ): ParityReport {
   const report = judgeParity({
     learner: learner.device.info.name,
-    rollout: worker.device.info.name,
+    rollout: worker.name,
     weightVersion: worker.weightVersion,
     checksum,
     difference: compareLogProbabilities(

@@ -6,13 +6,17 @@ import type { Device } from '../accelerators/device.ts';
 import { anotherDevice, listDevices, openDevice } from '../accelerators/registry.ts';
 import type { Tokenizer } from '../checkpoint/tokenizer.ts';
 import { explainFailure, ParityError } from '../fleet/parity.ts';
+import type { Sampler } from '../fleet/rollout.ts';
 import { RolloutWorker } from '../fleet/rollout.ts';
+import { NoRolloutsError } from '../fleet/tab-pool.ts';
 import type { Weights } from '../inference/weights.ts';
 import { roundWeights } from '../inference/weights.ts';
 import type { Qwen3Config } from '../models/config.ts';
 import { parameterCount } from '../models/qwen3.ts';
 import type { Sequence } from './batches.ts';
 import { completionTokens, likelihoodBatch, paddedLength, teacherSequences } from './batches.ts';
+import type { BrowserRollouts } from './browser-rollouts.ts';
+import { BROWSER, openBrowserRollouts } from './browser-rollouts.ts';
 import { evaluate } from './evaluate.ts';
 import type {
   Evaluation,
@@ -85,7 +89,9 @@ export class TrainingRun {
   readonly #problems: Problem[];
   readonly #maxCompletion: number;
   #learner!: Learner;
-  #worker!: RolloutWorker;
+  #worker!: Sampler;
+  /** Where it is browser tabs. */
+  #tabs: BrowserRollouts | null = null;
   #stopping = false;
   #saved = 0;
   #begun = 0;
@@ -103,9 +109,13 @@ export class TrainingRun {
     return this.#parts.folder.path;
   }
 
-  /** Asks the run to save its state after the present step and to end with RunInterrupted. */
+  /**
+   * Asks the run to save its state after the present step and to end with RunInterrupted. A step that waits for browser
+   * tabs is given up.
+   */
   stop(): void {
     this.#stopping = true;
+    this.#tabs?.pool.interrupt();
   }
 
   /** Runs what is left of the run. Throws what went wrong; the last saved state stays. */
@@ -133,11 +143,12 @@ export class TrainingRun {
         layers: config.num_hidden_layers,
         hidden: config.hidden_size,
       });
-      await this.#open(await device(run.device), await device(rollout));
+      await this.#open(await device(run.device), rollout === BROWSER ? null : await device(rollout));
       while (this.#progress.phase < this.#progress.phases.length) await this.#phase();
       return await this.#finish(await device(parity));
     } finally {
       await this.#worker?.dispose();
+      await this.#tabs?.close();
       await this.#learner?.dispose();
       for (const open of devices.values()) await open.close();
     }
@@ -147,16 +158,33 @@ export class TrainingRun {
     this.#parts.onEvent(event);
   }
 
-  async #open(learnerDevice: Device, rolloutDevice: Device): Promise<void> {
+  /** `rolloutDevice`: null for browser tabs. */
+  async #open(learnerDevice: Device, rolloutDevice: Device | null): Promise<void> {
     const { config, start } = this.#parts;
     const { dtype } = this.#progress;
     this.#learner = new Learner(learnerDevice, config, dtype);
-    this.#worker = new RolloutWorker(rolloutDevice, config, dtype);
+    if (rolloutDevice === null) {
+      this.#tabs = await openBrowserRollouts(config, this.#progress, (event) => this.#emit(event));
+      this.#worker = this.#tabs.pool;
+    } else this.#worker = new RolloutWorker(rolloutDevice, config, dtype);
     if ('state' in start) this.#learner.loadState(start.state, this.#progress.optimizerSteps);
     else this.#learner.setWeights(start.weights);
   }
 
+  /** Where nobody samples, the run is saved as it was before the step, and can be resumed. */
   async #phase(): Promise<void> {
+    const { phase, phases } = this.#progress;
+    try {
+      await this.#steps();
+    } catch (error) {
+      if (!(error instanceof NoRolloutsError)) throw error;
+      await this.#save(phases[phase]);
+      const reason = this.#stopping ? 'stopped' : `stopped, because ${error.message}`;
+      throw new RunInterrupted(`${reason}; continue with: tandem train --resume ${this.#parts.folder.path}`);
+    }
+  }
+
+  async #steps(): Promise<void> {
     const progress = this.#progress;
     const phase = progress.phases[progress.phase];
     const steps = phase === 'cold_start' ? progress.sft.max_steps : progress.grpo.max_steps;
@@ -218,7 +246,15 @@ export class TrainingRun {
     const { phases } = this.#progress;
     if (phase !== phases.at(-1)) return;
     const stage = phase === 'reinforcement' ? 'after_rl' : 'cold_start';
-    for (const mode of MODES) await this.#evaluate(stage, mode);
+    const { evaluations, traces } = this.#progress;
+    const before = evaluations.length;
+    try {
+      for (const mode of MODES) await this.#evaluate(stage, mode);
+    } catch (error) {
+      // A resumed run judges in every mode anew.
+      evaluations.length = traces.length = before;
+      throw error;
+    }
   }
 
   async #likelihoodStep(): Promise<StepResult> {
@@ -290,7 +326,7 @@ export class TrainingRun {
     return result;
   }
 
-  #handOver(worker: RolloutWorker): Promise<{ learner: string; rollout: string }> {
+  #handOver(worker: Sampler): Promise<{ learner: string; rollout: string }> {
     const { config } = this.#parts;
     return handOver(this.#learner, worker, config, this.#progress.dtype);
   }
@@ -352,7 +388,8 @@ export class TrainingRun {
   async #measureParity(device: Device): Promise<MeasuredParity> {
     const { config, task, tokenizer } = this.#parts;
     const { dtype, run } = this.#progress;
-    const worker = device === this.#worker.device ? this.#worker : new RolloutWorker(device, config, dtype);
+    const own = this.#worker instanceof RolloutWorker && this.#worker.device === device;
+    const worker = own ? this.#worker : new RolloutWorker(device, config, dtype);
     try {
       return await measureParity({
         learner: this.#learner,
