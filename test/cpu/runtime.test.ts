@@ -60,6 +60,7 @@ describe('cpu runtime', { skip: usable ? false : 'not Linux on x86-64' }, async 
   test('mappings are zero-filled, aligned and writable; large ones are aligned to huge pages', () => {
     for (const [byteLength, alignment] of [
       [1, 4096],
+      [2 * 2 ** 20, 2 ** 21],
       [5 * 2 ** 20, 2 ** 21],
     ] as const) {
       const mapping = new Mapping(native, byteLength);
@@ -110,6 +111,13 @@ describe('cpu runtime', { skip: usable ? false : 'not Linux on x86-64' }, async 
     assert.throws(() => heap.allocate(share), /out of memory/);
     heap.free(first);
     heap.free(heap.allocate(share));
+    // Many at once, for which available memory is not looked up each time.
+    const small = Math.floor(0.05 * availableMemory());
+    assert.throws(() => {
+      for (let i = 0; i < 22; i++) heap.allocate(small);
+    }, /out of memory/);
+    assert.ok(heap.allocatedBytes >= 15 * small, 'refused too early');
+    heap.freeAll();
   });
 
   test('code is executable and not writable', () => {

@@ -27,7 +27,7 @@ export class Mapping {
   constructor(native: Native, byteLength: number) {
     this.#native = native;
     this.byteLength = Math.max(pageBytes, roundUp(byteLength, pageBytes));
-    const huge = this.byteLength >= 2 * hugePageBytes;
+    const huge = this.byteLength >= hugePageBytes;
     // Huge pages need addresses that are multiples of their size: map more and give back both ends.
     const surplus = huge ? hugePageBytes : 0;
     const start = native.mmap(
@@ -145,8 +145,19 @@ function headroom(): number {
   return Math.max(0, availableMemory() - Math.max(0, promisedBytes - touched));
 }
 
-/** Below this, available memory is not looked up for every buffer. */
+/** Below this, available memory is not looked up for a buffer. */
 const smallBytes = 1024 * 1024;
+/** For so long, and for this share of what was found, looking it up once is enough for many buffers. */
+const lookUpMilliseconds = 100;
+const lookUpShare = 0.25;
+let lookedUp = { at: Number.NEGATIVE_INFINITY, left: 0 };
+
+/** Whether `byteLength` more bytes are certain to fit: the system keeps its figures in many files, which take time. */
+function surelyFits(byteLength: number): boolean {
+  if (performance.now() - lookedUp.at > lookUpMilliseconds || byteLength > lookedUp.left) return false;
+  lookedUp.left -= byteLength;
+  return true;
+}
 
 /** The buffers of one device. */
 export class DeviceHeap {
@@ -170,8 +181,9 @@ export class DeviceHeap {
     if (!Number.isSafeInteger(byteLength) || byteLength < 0) {
       throw new RangeError(`cannot allocate ${byteLength} bytes: the size must be a whole number, 0 or more`);
     }
-    if (byteLength >= smallBytes) {
+    if (byteLength >= smallBytes && !surelyFits(byteLength)) {
       const available = headroom();
+      lookedUp = { at: performance.now(), left: lookUpShare * available - byteLength };
       if (byteLength > available) {
         throw new RangeError(
           `out of memory on the cpu device: ${formatBytes(byteLength)} were asked for and ${formatBytes(available)} ` +
