@@ -15,8 +15,7 @@ export interface Backends {
 
 /** `wanted` goes before what the page would choose. Throws where the browser has none that can be used. */
 export async function findBackends(wanted: string | null): Promise<Backends> {
-  const all = await listDevices();
-  const probes = OFFERED.map((name) => all.find((probe) => probe.name === name)!);
+  const probes = await listDevices(OFFERED);
   if (wanted !== null && !probes.some(({ name }) => name === wanted))
     throw new Error(`there is no accelerator '${wanted}' here: use ${OFFERED.join(' or ')}`);
   const first = wanted ?? probes.find(({ available }) => available)?.name;
