@@ -1,4 +1,5 @@
 /** Writes the keys and values of new tokens into the cache that attention reads. */
+import type { KernelBuilder, Tile, ViewHandle } from '../tile/builder.ts';
 import { buildKernel, ceilDiv } from '../tile/builder.ts';
 import type { Kernel } from '../tile/ir.ts';
 import type { Storage } from './common.ts';
@@ -13,6 +14,20 @@ export interface CacheWriteOptions {
   /** Type of the new rows. */
   readonly type?: Storage;
   readonly cacheType?: Storage;
+}
+
+/** Rows of the cache, as a matrix [slots * heads * maxLength, headDim], for a block of tokens; -1: none. */
+export function cacheRows(
+  k: KernelBuilder,
+  views: { readonly slot: ViewHandle; readonly position: ViewHandle },
+  at: { readonly token: Tile; readonly block: number; readonly head: Tile },
+  size: { readonly slots: number; readonly heads: number; readonly maxLength: number },
+): Tile {
+  const slot = k.load(views.slot, [at.token], [at.block], { fill: -1 });
+  const position = k.load(views.position, [at.token], [at.block], { fill: -1 });
+  const inside = slot.ge(0).and(slot.lt(size.slots)).and(position.ge(0)).and(position.lt(size.maxLength));
+  const row = slot.mul(size.heads).add(at.head).mul(size.maxLength).add(position);
+  return inside.select(row, -1);
 }
 
 /**
@@ -37,10 +52,12 @@ export const cacheWrite: (options: CacheWriteOptions) => Kernel = memoized((o: C
       k.grid(ceilDiv(tokens, block), kvHeads);
       const token = k.programId(0).mul(block);
       const head = k.programId(1);
-      const slot = k.load(slotView, [token], [block], { fill: -1 });
-      const position = k.load(positionView, [token], [block], { fill: -1 });
-      const inside = slot.ge(0).and(slot.lt(slots)).and(position.ge(0)).and(position.lt(maxLength));
-      const rows = inside.select(slot.mul(kvHeads).add(head).mul(maxLength).add(position), -1);
+      const rows = cacheRows(
+        k,
+        { slot: slotView, position: positionView },
+        { token, block, head },
+        { slots, heads: kvHeads, maxLength },
+      );
       fresh.forEach((view, index) => {
         const tile = loadF32(k, view, [token, head, 0], [block, 1, headDim]).reshape([block, headDim]);
         k.scatter(cache[index], rows, 0, tile.cast(cacheType));

@@ -22,7 +22,7 @@ const name = (what: string, o: NormOptions) =>
   `rmsnorm_${what}_${o.rows}x${o.columns}_${o.xType ?? 'f32'}_${o.yType ?? 'f32'}_${o.weightType ?? 'f32'}`;
 
 /** 1 / sqrt(mean(x²) + eps), [rows, 1]. */
-function inverseRms(x: Tile, o: NormOptions): Tile {
+export function inverseRms(x: Tile, o: Pick<NormOptions, 'columns' | 'eps'>): Tile {
   return x.mul(x).sum().div(o.columns).add(o.eps).rsqrt();
 }
 

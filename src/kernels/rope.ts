@@ -1,4 +1,5 @@
 /** Rotary position embedding (Su and others, "RoFormer", 2021), halves rotated against each other. */
+import type { Tile } from '../tile/builder.ts';
 import { buildKernel, ceilDiv } from '../tile/builder.ts';
 import type { Kernel } from '../tile/ir.ts';
 import type { Storage } from './common.ts';
@@ -34,7 +35,12 @@ export function ropeTable(
   return { cos, sin };
 }
 
-/** (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin). Views: x [tokens, heads * headDim], positions i32 [tokens], cos, sin, y. */
+/** (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin), of tiles of one shape. */
+export function rotate([x1, x2]: readonly [Tile, Tile], cos: Tile, sin: Tile): readonly [Tile, Tile] {
+  return [x1.mul(cos).sub(x2.mul(sin)), x2.mul(cos).add(x1.mul(sin))];
+}
+
+/** The halves of each head `rotate`d. Views: x [tokens, heads * headDim], positions i32 [tokens], cos, sin, y. */
 export const rope: (options: RopeOptions) => Kernel = memoized((o: RopeOptions): Kernel => {
   if (o.headDim % 2 !== 0) throw new RangeError(`rope needs an even headDim, not ${o.headDim}`);
   const { tokens, heads, headDim, type = 'f32' } = o;
@@ -53,10 +59,11 @@ export const rope: (options: RopeOptions) => Kernel = memoized((o: RopeOptions):
     const forward = k.gather(sinTable, rows, 0, half);
     const sin = o.inverse ? forward.neg() : forward;
     k.loop({ hi: heads }, [] as const, (head) => {
-      const x1 = loadF32(k, x, [token, head, 0], [block, 1, half]).reshape([block, half]);
-      const x2 = loadF32(k, x, [token, head, half], [block, 1, half]).reshape([block, half]);
-      storeAs(k, y, [token, head, 0], x1.mul(cos).sub(x2.mul(sin)).reshape([block, 1, half]));
-      storeAs(k, y, [token, head, half], x2.mul(cos).add(x1.mul(sin)).reshape([block, 1, half]));
+      const part = (from: number) =>
+        loadF32(k, x, [token, head, from], [block, 1, half]).reshape([block, half]);
+      rotate([part(0), part(half)], cos, sin).forEach((tile, index) => {
+        storeAs(k, y, [token, head, index * half], tile.reshape([block, 1, half]));
+      });
       return undefined;
     });
   });

@@ -3,6 +3,8 @@
  * A step runs at the place of its last node; joining nodes never moves a read past a write of the same memory.
  */
 
+import type { Kernel } from '../tile/ir.ts';
+import { combine } from './combine.ts';
 import { fitsEpilogue } from './epilogue.ts';
 import type { Expression, ExpressionStep } from './expression.ts';
 import type { Group } from './groups.ts';
@@ -24,6 +26,8 @@ export interface Step {
   readonly anchor: Node | null;
   /** What the anchor itself reads (matmul, kernel). */
   readonly operands: readonly Tensor[];
+  /** The kernel of several nodes at once, whose views are the operands and outputs; else null. */
+  readonly combined: Kernel | null;
   /** Elementwise part: of a matmul, its input 0 is the product. */
   readonly expression: Expression | null;
   /** Fill the expression's inputs (a matmul's after input 0). */
@@ -71,6 +75,7 @@ export function fuse(nodes: readonly Node[], outputs: readonly Tensor[], enabled
         position: node.id,
         anchor: node,
         operands: [],
+        combined: null,
         ...built,
         outputs: node.outputs,
         parts: [...built.parts, node.attributes.fn],
@@ -96,8 +101,26 @@ export function fuse(nodes: readonly Node[], outputs: readonly Tensor[], enabled
         position,
         anchor: node,
         operands: node.inputs.map(plain),
+        combined: null,
         ...built,
         outputs: written,
+      });
+    }
+    for (const node of [...uses.live].reverse()) {
+      if (absorbed.has(node)) continue;
+      const combination = combine(node, uses);
+      if (combination === null) continue;
+      for (const part of [node, ...combination.absorbed]) absorbed.add(part);
+      steps.push({
+        kind: 'kernel',
+        position: node.id,
+        anchor: node,
+        operands: combination.operands,
+        combined: combination.kernel,
+        expression: null,
+        inputs: [],
+        outputs: node.outputs,
+        parts: [],
       });
     }
   }
@@ -123,6 +146,7 @@ export function fuse(nodes: readonly Node[], outputs: readonly Tensor[], enabled
         position: node.id,
         anchor: node,
         operands: [],
+        combined: null,
         ...built,
         outputs: node.outputs,
         parts: [node.attributes.fn],
@@ -133,6 +157,7 @@ export function fuse(nodes: readonly Node[], outputs: readonly Tensor[], enabled
         position: node.id,
         anchor: node,
         operands: node.inputs.map(plain),
+        combined: null,
         expression: null,
         inputs: [],
         outputs: node.outputs,
@@ -150,7 +175,7 @@ function pointwise(
   built: { expression: Expression; inputs: readonly Tensor[]; parts: readonly string[] },
   outputs: readonly Tensor[],
 ): Step {
-  return { kind: 'pointwise', position, anchor: null, operands: [], ...built, outputs };
+  return { kind: 'pointwise', position, anchor: null, operands: [], combined: null, ...built, outputs };
 }
 
 /** The expression that computes `results` from memory, over `shape`. `product`, if given, is its input 0. */

@@ -56,7 +56,8 @@ function matmulCall(step: Step, node: Node<'matmul'>): KernelCall {
 
 /** The kernels that carry out a step. `used` says which tensors anybody reads. */
 export function callsOf(step: Step, used: (tensor: Tensor) => boolean): readonly KernelCall[] {
-  const { anchor, expression } = step;
+  const { anchor, expression, combined } = step;
+  if (combined !== null) return [{ kernel: combined, operands: [...step.operands, ...step.outputs] }];
   const operands = [...step.inputs, ...step.outputs];
   if (anchor === null) {
     const it = expression as Expression;

@@ -161,6 +161,26 @@ export const CASES: readonly Case[] = [
     inputs: { at: [0, 3, 8, 1] },
   },
   {
+    name: 'rope of rmsNorm',
+    build: (g) => [
+      g.rope(g.rmsNorm(p(g, 'x', 11, 12), p(g, 'w', 6), 1e-3), g.input('at', 'i32', [11]), {
+        headDim: 6,
+        theta: 100,
+        maxPositions: 9,
+      }),
+    ],
+    inputs: { at: [0, 3, 8, 1, 2, 2, 7, 5, 4, 6, 0] },
+  },
+  {
+    name: 'rope of rmsNorm that others need too',
+    build: (g) => {
+      const normed = g.rmsNorm(p(g, 'x', 2, 4), p(g, 'w', 4), 1e-3);
+      const at = g.input('at', 'i32', [2]);
+      return [g.rope(normed, at, { headDim: 2, theta: 100, maxPositions: 3 }), g.mul(normed, 2)];
+    },
+    inputs: { at: [2, 1] },
+  },
+  {
     name: 'attention of a batch',
     build: (g) => [
       g.attention(p(g, 'q', 6, 8), p(g, 'k', 6, 4), p(g, 'v', 6, 4), {
@@ -205,6 +225,19 @@ export const CASES: readonly Case[] = [
       ];
     },
     inputs: { slots: [2, 2, 0, 0], positions: [1, 2, 3, 4], slot: [2, 0], start: [1, 3] },
+    gradient: false,
+  },
+  {
+    name: 'keys normalised and rotated into the cache',
+    build: (g) => {
+      const [keys, values] = ['keys', 'values'].map((part) => g.state(part, 'f32', [2, 2, 5, 4]));
+      const [slots, positions] = ['slots', 'positions'].map((name) => g.input(name, 'i32', [4]));
+      const rope = { headDim: 4, theta: 50, maxPositions: 5 };
+      const k = g.rope(g.rmsNorm(p(g, 'k', 4, 8), p(g, 'w', 4), 1e-3), positions, rope);
+      const next = g.cacheWrite(keys, values, k, p(g, 'v', 4, 8), slots, positions);
+      return [next.keys, next.values];
+    },
+    inputs: { slots: [1, 1, 0, 0], positions: [1, 2, -1, 4] },
     gradient: false,
   },
   {

@@ -48,6 +48,51 @@ describe('fusion', () => {
     const total = g.sum(g.mul(x, x), 1);
     assert.equal((await names(g, { total })).length, 1);
   });
+  for (const dtype of ['f32', 'bf16'] as const)
+    it(`normalises, rotates and caches keys in one kernel, with the bits of three, ${dtype}`, async () => {
+      const g = new Graph();
+      const type = (x: Tensor) => g.cast(x, dtype);
+      const at = g.input('at', 'i32', [11]);
+      const rope = { headDim: 6, theta: 50, maxPositions: 20 };
+      const rotated = (name: string) =>
+        g.rope(
+          g.rmsNorm(type(g.parameter(name, 'f32', [11, 12])), g.parameter(`${name}w`, 'f32', [6]), 1e-3, {
+            type: dtype,
+          }),
+          at,
+          rope,
+        );
+      const [keys, values] = ['keys', 'values'].map((part) => g.state(part, dtype, [2, 2, 20, 6]));
+      const slots = g.input('slots', 'i32', [11]);
+      g.cacheWrite(keys, values, rotated('k'), type(g.parameter('v', 'f32', [11, 12])), slots, at);
+      const q = g.mul(g.cast(rotated('q'), 'f32'), 1);
+      const inputs = {
+        at: [3, 4, 5, 6, 7, 19, 0, 1, -1, 3, 4],
+        slots: [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 5],
+      };
+      const feeds = feedsFor(g, { inputs });
+      const [fused, apart] = [
+        await runGraph(device, g, feeds, { q }),
+        await runGraph(device, g, feeds, { q }, { fuse: false }),
+      ];
+      assert.deepEqual(fused, apart);
+      assert.ok((fused.get('q') as Float32Array).some((value) => value !== 0));
+      using store = new ParameterStore(device);
+      for (const [name, shape] of [
+        ['k', [11, 12]],
+        ['kw', [6]],
+        ['v', [11, 12]],
+        ['q', [11, 12]],
+        ['qw', [6]],
+      ] as const)
+        store.create(name, 'f32', shape);
+      using program = await compile(g, device, store, { outputs: { q } });
+      const kernels = program.launches.map(({ name }) => name.split('_').slice(0, 2).join(' '));
+      assert.deepEqual(
+        kernels.filter((name) => /norm|rope|cache/u.test(name)),
+        ['normed cache', 'normed rope'],
+      );
+    });
   it('does not move work over a use in between', async () => {
     const g = new Graph();
     const x = g.parameter('x', 'f32', [4, 4]);
