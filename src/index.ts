@@ -61,7 +61,7 @@ export type { Rollout, WeightUpdate } from './fleet/rollout.ts';
 export { RolloutWorker, weightsChecksum } from './fleet/rollout.ts';
 export type { Generation, GenerationRequest, SamplingSettings } from './inference/engine.ts';
 export type { SamplingDistribution } from './inference/sampling.ts';
-export type { Weights, WeightType } from './inference/weights.ts';
+export type { HeldType, Weights, WeightType } from './inference/weights.ts';
 export { initialWeights, modelConfig } from './training/new-model.ts';
 export type { Sequence } from './training/batches.ts';
 export { fromTargets, layOut, onTargets } from './training/batches.ts';

@@ -2,6 +2,7 @@
 import type { Command } from 'commander';
 import { z } from 'zod';
 import { openModel } from '../inference/open.ts';
+import { HELD_TYPES } from '../inference/weights.ts';
 import { UsageError } from './errors.ts';
 import { addFlags, checkOptions, givenOptions } from './flags.ts';
 import { parseTokens } from './score.ts';
@@ -19,7 +20,10 @@ export const samplingOptions = z.strictObject({
   top_k: z.number().int().nonnegative().default(0).describe('Sample from the k likeliest tokens; 0: all'),
   seed: z.number().int().min(0).max(0xffffffff).default(0).describe('The same seed gives the same text'),
   device: z.string().default('auto').describe('Accelerator; auto: the best of this machine'),
-  dtype: z.enum(['f32', 'bf16']).default('f32').describe('Storage type of weights'),
+  dtype: z
+    .enum(HELD_TYPES)
+    .default('f32')
+    .describe('What weights are held in; int8 and int4 (with scales) are smaller, faster, and less exact'),
 });
 
 export function addGenerate(program: Command): void {

@@ -5,7 +5,8 @@
  */
 import type { Device } from '../accelerators/device.ts';
 import type { Qwen3Config } from '../models/config.ts';
-import type { WeightLayout, WeightTensors } from '../models/qwen3.ts';
+import type { WeightTensors } from '../models/linear.ts';
+import type { WeightLayout } from '../models/qwen3.ts';
 import { declareWeights, hiddenStates, logits } from '../models/qwen3.ts';
 import type { SequencePlace, Tensor } from '../tensor/graph.ts';
 import { Graph } from '../tensor/graph.ts';
@@ -15,7 +16,7 @@ import type { ParameterStore } from '../tensor/store.ts';
 import type { CacheGeometry } from './attention.ts';
 import { cachedAttention } from './attention.ts';
 import { sampleTokens } from './sampling.ts';
-import type { WeightType } from './weights.ts';
+import type { HeldType } from './weights.ts';
 
 export interface SamplingSettings {
   /** Tokens to generate at most. */
@@ -88,7 +89,7 @@ export class Engine {
   readonly #device: Device;
   readonly #store: ParameterStore;
   readonly #config: Qwen3Config;
-  readonly #dtype: WeightType;
+  readonly #dtype: HeldType;
   readonly #layout: WeightLayout;
   readonly #name = `engine${engines++}.`;
   /** Those used last come last. */
@@ -100,7 +101,7 @@ export class Engine {
     device: Device,
     store: ParameterStore,
     config: Qwen3Config,
-    dtype: WeightType,
+    dtype: HeldType,
     layout: WeightLayout = 'rows',
   ) {
     this.#device = device;

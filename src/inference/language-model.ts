@@ -9,7 +9,7 @@ import { attentionShape } from './attention.ts';
 import type { Generation, SamplingSettings } from './engine.ts';
 import { Engine } from './engine.ts';
 import { sampledLogProbability, UNTRUNCATED } from './sampling.ts';
-import type { Weights, WeightType } from './weights.ts';
+import type { HeldType, Weights } from './weights.ts';
 import { WeightStore } from './weights.ts';
 
 export interface LanguageModelParts {
@@ -20,7 +20,7 @@ export interface LanguageModelParts {
   readonly tokenizer: Tokenizer | null;
   /** A prompt that the model understands, for people who do not know what to ask. */
   readonly example?: string | null;
-  readonly dtype?: WeightType;
+  readonly dtype?: HeldType;
   /** Close the device together with the model. */
   readonly ownsDevice?: boolean;
 }
@@ -41,7 +41,7 @@ export class LanguageModel implements AsyncDisposable {
   readonly config: Qwen3Config;
   readonly tokenizer: Tokenizer | null;
   readonly example: string | null;
-  readonly #dtype: WeightType;
+  readonly #dtype: HeldType;
   readonly #weights: WeightStore;
   readonly #engine: Engine;
   readonly #ownsDevice: boolean;

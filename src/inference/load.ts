@@ -5,7 +5,7 @@
  */
 import { join } from 'node:path';
 import { z } from 'zod';
-import type { Device, DeviceBuffer, Launch } from '../accelerators/device.ts';
+import type { Binding, Device, DeviceBuffer, Launch } from '../accelerators/device.ts';
 import type { CheckpointReader } from '../checkpoint/files.ts';
 import { openCheckpoint, readJsonFile } from '../checkpoint/files.ts';
 import { checkWeight } from '../checkpoint/layout.ts';
@@ -13,13 +13,16 @@ import type { FloatType, TensorInfo } from '../checkpoint/safetensors.ts';
 import { checkFloat, STORED_TYPE_BYTES } from '../checkpoint/safetensors.ts';
 import { convertKernel } from '../kernels/convert.ts';
 import { packTransposed, panelsOf } from '../kernels/panels.ts';
+import { isQuantized, quantizeColumns, quantizedShape } from '../kernels/quantized.ts';
 import type { CopyType } from '../kernels/transpose.ts';
 import type { Qwen3Config } from '../models/config.ts';
 import { parseConfig } from '../models/config.ts';
-import { matrixShape, weightSpecs } from '../models/qwen3.ts';
+import type { WeightSpec } from '../models/qwen3.ts';
+import { heldTensors, matrixShape, weightSpecs } from '../models/qwen3.ts';
 import { byteLength } from '../numerics/dtype.ts';
 import type { StoreEntry } from '../tensor/store.ts';
-import type { WeightType } from './weights.ts';
+import type { Kernel } from '../tile/ir.ts';
+import type { HeldType } from './weights.ts';
 import { WeightStore } from './weights.ts';
 
 export interface LoadedWeights {
@@ -46,21 +49,22 @@ interface Piece {
   /** Bytes of the stored tensor. */
   readonly begin: number;
   readonly bytes: number;
-  readonly target: DeviceBuffer;
-  readonly targetOffset: number;
-  /** What brings the bytes from a slot to the target; null: they are read there directly. */
-  readonly kernel: Launch['kernel'] | null;
+  /** What the kernel writes. */
+  readonly targets: readonly Binding[];
+  /** What brings the bytes from a slot to the targets; null: they are read to the only one directly. */
+  readonly kernel: Kernel | null;
 }
 
 /**
- * Reads a Qwen3 model's weights into `device`, in panels, rounded to `dtype` (norms: f32).
+ * Reads a Qwen3 model's weights into `device`, in panels, rounded or quantized to `dtype` (norms: f32).
  * @throws CheckpointError or ConfigError where a file is missing, damaged, or lacks a weight or has one of a wrong
- *   shape or type; the device's error where its memory is too small
+ *   shape or type; RangeError where it has sizes that `dtype` cannot hold; the device's error where its memory is too
+ *   small
  */
 export async function loadWeights(
   folder: string,
   device: Device,
-  dtype: WeightType,
+  dtype: HeldType,
   { slotBytes = SLOT_BYTES }: LoadOptions = {},
 ): Promise<LoadedWeights> {
   const configPath = join(folder, 'config.json');
@@ -75,13 +79,8 @@ export async function loadWeights(
   try {
     await using slots = new Slots(device, checkpoint, slotBytes);
     for (const { spec, info, type } of found) {
-      for (const piece of piecesOf(
-        matrixShape(config, spec),
-        info,
-        type,
-        weights.store.get(spec.name),
-        slotBytes,
-      ))
+      const held = heldTensors(config, spec, dtype, 'panels').map(({ name }) => weights.store.get(name));
+      for (const piece of piecesOf({ config, spec, dtype, info, stored: type, held, slotBytes }))
         await slots.add(piece);
     }
     await slots.finish();
@@ -92,16 +91,24 @@ export async function loadWeights(
   return { config, weights };
 }
 
-function* piecesOf(
-  matrix: readonly [number, number] | null,
-  { name, begin, end }: TensorInfo,
-  stored: FloatType,
-  { type, buffer }: StoreEntry,
-  slotBytes: number,
-): Generator<Piece> {
+interface Stored {
+  readonly config: Qwen3Config;
+  readonly spec: WeightSpec;
+  readonly dtype: HeldType;
+  readonly info: TensorInfo;
+  readonly stored: FloatType;
+  /** Where the weight goes, as `heldTensors` lists it. */
+  readonly held: readonly StoreEntry[];
+  readonly slotBytes: number;
+}
+
+function* piecesOf({ config, spec, dtype, info, stored, held, slotBytes }: Stored): Generator<Piece> {
+  const { name, begin, end } = info;
   const from = DEVICE_TYPE[stored];
-  const to = type.dtype as CopyType;
   const width = STORED_TYPE_BYTES[stored];
+  const matrix = matrixShape(config, spec);
+  const [{ type, buffer }, scales] = held;
+  const to = type.dtype as CopyType;
   if (matrix !== null) {
     const [rows, columns] = matrix;
     const panel = panelsOf(columns).width;
@@ -109,14 +116,20 @@ function* piecesOf(
     const step = panel * Math.max(1, Math.floor(slotBytes / (panel * rowBytes)));
     for (let column = 0; column < columns; column += step) {
       const count = Math.min(step, columns - column);
-      yield {
-        name,
-        begin: column * rowBytes,
-        bytes: count * rowBytes,
-        target: buffer,
-        targetOffset: byteLength(to, column * rows),
-        kernel: packTransposed({ columns: count, rows, width: panel, type: from, yType: to }),
-      };
+      const options = { columns: count, rows, width: panel };
+      const at = (target: StoreEntry, perColumn: number): Binding => ({
+        buffer: target.buffer,
+        byteOffset: byteLength(target.type.dtype, column * perColumn),
+      });
+      const piece = { name, begin: column * rowBytes, bytes: count * rowBytes };
+      if (isQuantized(dtype)) {
+        const { words, groups } = quantizedShape(dtype, rows);
+        const kernel = quantizeColumns({ ...options, type: dtype, xType: from });
+        yield { ...piece, targets: [at(held[0], words), at(scales, groups)], kernel };
+      } else {
+        const kernel = packTransposed({ ...options, type: from, yType: to });
+        yield { ...piece, targets: [at(held[0], rows)], kernel };
+      }
     }
     return;
   }
@@ -128,8 +141,7 @@ function* piecesOf(
       name,
       begin: at,
       bytes,
-      target: buffer,
-      targetOffset: byteLength(to, at / width),
+      targets: [{ buffer, byteOffset: byteLength(to, at / width) }],
       kernel: from === to ? null : convertKernel({ size: bytes / width, from, to }),
     };
   }
@@ -162,17 +174,18 @@ class Slots implements AsyncDisposable {
 
   async add(piece: Piece): Promise<void> {
     if (this.#pending > 0 && this.#pending + piece.bytes > this.#slotBytes) await this.#flush();
-    const { kernel, target, targetOffset, bytes } = piece;
-    if (kernel === null)
-      this.#begin(piece, target, targetOffset, this.#device.map?.(target, targetOffset, bytes));
-    else {
+    const { kernel, targets, bytes } = piece;
+    if (kernel === null) {
+      const [{ buffer, byteOffset }] = targets;
+      this.#begin(piece, buffer, byteOffset, this.#device.map?.(buffer, byteOffset, bytes));
+    } else {
       // A row may be longer than a slot.
       const size = Math.max(this.#slotBytes, bytes);
       if (this.#slots.length === 0 || this.#slots[0].buffer.byteLength < size) await this.#reserve(size);
       const [{ buffer, view }] = this.#slots;
       const source = { buffer, byteOffset: this.#used };
       this.#begin(piece, buffer, this.#used, view?.subarray(this.#used, this.#used + bytes));
-      this.#launches.push({ kernel, bindings: [source, { buffer: target, byteOffset: targetOffset }] });
+      this.#launches.push({ kernel, bindings: [source, ...targets] });
       this.#used += Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
     }
     this.#pending += Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;

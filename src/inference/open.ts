@@ -6,13 +6,13 @@ import { exists, readJsonFile } from '../checkpoint/files.ts';
 import { loadTokenizer } from '../checkpoint/tokenizer-files.ts';
 import { LanguageModel } from './language-model.ts';
 import { loadWeights } from './load.ts';
-import type { WeightType } from './weights.ts';
+import type { HeldType } from './weights.ts';
 
 export interface OpenOptions {
   /** Name of an accelerator; the best of the machine when left out. */
   readonly device?: string;
   readonly threads?: number;
-  readonly dtype?: WeightType;
+  readonly dtype?: HeldType;
 }
 
 /** What a training run leaves for those who use its model. */

@@ -2,15 +2,21 @@
 import type { Device } from '../accelerators/device.ts';
 import { transposed } from '../checkpoint/layout.ts';
 import { packPanels, unpackPanels } from '../kernels/panels.ts';
+import type { QuantizedType } from '../kernels/quantized.ts';
+import { isQuantized, quantizedTypes } from '../kernels/quantized.ts';
 import type { Qwen3Config } from '../models/config.ts';
 import type { WeightLayout } from '../models/qwen3.ts';
-import { heldShape, matrixShape, weightSpecs } from '../models/qwen3.ts';
+import { heldTensors, matrixShape, weightSpecs } from '../models/qwen3.ts';
 import type { DType } from '../numerics/dtype.ts';
 import { bf16ToF32, f32ToBf16 } from '../numerics/float.ts';
 import { ParameterStore } from '../tensor/store.ts';
 import { elementCount } from '../tile/ir.ts';
 
 export type WeightType = 'f32' | 'bf16';
+
+/** Types in which inference can hold matrices. */
+export type HeldType = WeightType | QuantizedType;
+export const HELD_TYPES: readonly HeldType[] = ['f32', 'bf16', ...quantizedTypes];
 
 /** Weights by checkpoint name, f32, in the layout of `weightSpecs`. */
 export type Weights = ReadonlyMap<string, Float32Array>;
@@ -35,18 +41,21 @@ export class WeightStore {
   readonly store: ParameterStore;
   readonly layout: WeightLayout;
   readonly #config: Qwen3Config;
+  readonly #dtype: HeldType;
 
-  /** Allocates every weight, as zeros. */
-  constructor(device: Device, config: Qwen3Config, dtype: WeightType, layout: WeightLayout = 'rows') {
+  /** Allocates every weight, as zeros. Throws RangeError where a matrix cannot be held in `dtype` and `layout`. */
+  constructor(device: Device, config: Qwen3Config, dtype: HeldType, layout: WeightLayout = 'rows') {
+    const held = weightSpecs(config).flatMap((spec) => heldTensors(config, spec, dtype, layout));
     this.store = new ParameterStore(device);
     this.layout = layout;
     this.#config = config;
-    for (const spec of weightSpecs(config))
-      this.store.create(spec.name, storedType(spec.kind, dtype), heldShape(config, spec, layout));
+    this.#dtype = dtype;
+    for (const { name, dtype, shape } of held) this.store.create(name, dtype, shape);
   }
 
-  /** Overwrites every weight. Throws where one is missing or has a wrong number of values. */
+  /** Overwrites every weight. Throws where one is missing or has a wrong number of values, or they are quantized. */
   write(weights: Weights): void {
+    this.#checkPlain();
     for (const spec of weightSpecs(this.#config)) {
       const { name, shape, kind } = spec;
       const values = weights.get(name);
@@ -63,7 +72,9 @@ export class WeightStore {
     }
   }
 
+  /** The weights' values. Throws where they are quantized. */
   async read(): Promise<Map<string, Float32Array>> {
+    this.#checkPlain();
     const weights = new Map<string, Float32Array>();
     for (const spec of weightSpecs(this.#config)) {
       const values = (await this.store.read(spec.name)) as Float32Array;
@@ -75,6 +86,11 @@ export class WeightStore {
       }
     }
     return weights;
+  }
+
+  #checkPlain(): void {
+    if (isQuantized(this.#dtype))
+      throw new Error(`weights held in ${this.#dtype} come from files (loadWeights), not from or to arrays`);
   }
 
   dispose(): void {

@@ -6,10 +6,15 @@
  * [out, in] and are transposed when they are read and written.
  */
 import { panelsOf } from '../kernels/panels.ts';
+import type { QuantizedType } from '../kernels/quantized.ts';
+import { isQuantized, quantizedShape } from '../kernels/quantized.ts';
 import type { DType } from '../numerics/dtype.ts';
 import type { Graph, Tensor } from '../tensor/graph.ts';
+import type { TensorType } from '../tensor/types.ts';
 import type { Qwen3Config } from './config.ts';
 import { ropeTheta } from './config.ts';
+import type { WeightTensors } from './linear.ts';
+import { lookUp, multiply, scalesOf } from './linear.ts';
 
 /** One weight: its name in a checkpoint, and its shape as this program holds it. */
 export interface WeightSpec {
@@ -21,6 +26,7 @@ export interface WeightSpec {
   readonly std: number;
 }
 
+const EMBEDDING = 'model.embed_tokens.weight';
 const layerName = (layer: number, part: string) => `model.layers.${layer}.${part}.weight`;
 
 /** Every weight of a model, in the order in which checkpoints and checksums go through them. */
@@ -44,7 +50,7 @@ export function weightSpecs(config: Qwen3Config): WeightSpec[] {
   const depth = 2 * layers;
   const specs: WeightSpec[] = [
     {
-      name: 'model.embed_tokens.weight',
+      name: EMBEDDING,
       shape: [config.vocab_size, hidden],
       kind: 'embedding',
       std: Math.sqrt(1 / hidden),
@@ -84,12 +90,41 @@ export function parameterCount(config: Qwen3Config): number {
  */
 export type WeightLayout = 'rows' | 'panels';
 
-/** The shape in which a weight is held in a layout. */
-export function heldShape(config: Qwen3Config, spec: WeightSpec, layout: WeightLayout): readonly number[] {
+/** The memory that a weight is held in: one tensor, or, quantized, its integers and their scales. */
+export interface HeldTensor extends TensorType {
+  readonly name: string;
+}
+
+/**
+ * How a weight is held. `stored` is the type of matrices and embeddings; norms are f32, and what is only looked up is
+ * not quantized but bf16. Throws RangeError where a matrix has a size that cannot be quantized, or the layout is 'rows'.
+ */
+export function heldTensors(
+  config: Qwen3Config,
+  spec: WeightSpec,
+  stored: DType | QuantizedType,
+  layout: WeightLayout,
+): readonly HeldTensor[] {
+  const { name, kind, shape } = spec;
+  if (kind === 'norm') return [{ name, dtype: 'f32', shape }];
   const matrix = matrixShape(config, spec);
-  if (layout === 'rows' || matrix === null) return spec.shape;
+  if (isQuantized(stored)) {
+    if (layout === 'rows') throw new RangeError(`${stored} weights are held in panels, not in rows`);
+    if (matrix === null) return [{ name, dtype: 'bf16', shape }];
+    const { width, count } = panelsOf(matrix[1]);
+    try {
+      const { words, groups } = quantizedShape(stored, matrix[0]);
+      return [
+        { name, dtype: 'i32', shape: [count, words, width] },
+        { name: scalesOf(name), dtype: 'bf16', shape: [count, groups, width] },
+      ];
+    } catch (cause) {
+      throw new RangeError(`the weight '${name}': ${(cause as Error).message}`, { cause });
+    }
+  }
+  if (layout === 'rows' || matrix === null) return [{ name, dtype: stored, shape }];
   const { width, count } = panelsOf(matrix[1]);
-  return [count, matrix[0], width];
+  return [{ name, dtype: stored, shape: [count, matrix[0], width] }];
 }
 
 /** [in, out] of the matrix that a weight is multiplied as; null where it is none. */
@@ -100,9 +135,6 @@ export function matrixShape(
   if (kind === 'matrix') return [shape[0], shape[1]];
   return kind === 'embedding' && config.tie_word_embeddings ? [shape[1], shape[0]] : null;
 }
-
-/** Weights as tensors of a graph, by checkpoint name. */
-export type WeightTensors = ReadonlyMap<string, Tensor>;
 
 export interface ForwardInputs {
   /** i32 [tokens]. */
@@ -119,28 +151,23 @@ export interface ForwardInputs {
 }
 
 /**
- * The parameters of a graph by checkpoint name. With `compute` narrower than `stored`, matrices are rounded to it
- * where they are used: training keeps f32 weights and multiplies in bf16. Norms stay in f32.
+ * The parameters of a graph by checkpoint name, with the scales of quantized ones. With `compute` narrower than
+ * `stored`, matrices are rounded to it where they are used: training keeps f32 weights and multiplies in bf16.
  */
 export function declareWeights(
   g: Graph,
   config: Qwen3Config,
-  stored: DType,
-  { compute = stored, layout = 'rows' }: { readonly compute?: DType; readonly layout?: WeightLayout } = {},
+  stored: DType | QuantizedType,
+  { compute, layout = 'rows' }: { readonly compute?: DType; readonly layout?: WeightLayout } = {},
 ): WeightTensors {
   return new Map(
-    weightSpecs(config).map((spec) => {
-      const type = spec.kind === 'norm' ? 'f32' : stored;
-      const held = g.parameter(spec.name, type, heldShape(config, spec, layout));
-      return [spec.name, spec.kind === 'norm' ? held : g.cast(held, compute)];
-    }),
+    weightSpecs(config).flatMap((spec) =>
+      heldTensors(config, spec, stored, layout).map(({ name, dtype, shape }): [string, Tensor] => {
+        const held = g.parameter(name, dtype, shape);
+        return [name, spec.kind === 'norm' || compute === undefined ? held : g.cast(held, compute)];
+      }),
+    ),
   );
-}
-
-/** input · weight, whose matrix has `columns` columns, whatever its layout. */
-function multiply(g: Graph, input: Tensor, weight: Tensor, columns: number): Tensor {
-  const x = g.cast(input, weight.dtype);
-  return weight.shape.length === 3 ? g.matmul(x, weight, { columns }) : g.matmul(x, weight);
 }
 
 /** The last hidden states after the final norm, [tokens, hidden]. */
@@ -159,11 +186,13 @@ export function hiddenStates(
     maxPositions: inputs.maxPositions ?? config.max_position_embeddings,
   };
   // The residual stream is f32, whatever the type of the weights.
-  let x = g.cast(g.embedding(weight('model.embed_tokens.weight'), inputs.ids), 'f32');
+  let x = g.cast(lookUp(g, weights, EMBEDDING, inputs.ids, config.hidden_size, config.vocab_size), 'f32');
   for (let layer = 0; layer < config.num_hidden_layers; layer++) {
     const part = (name: string) => weight(layerName(layer, name));
-    const linear = (input: Tensor, name: string) =>
-      multiply(g, input, part(name), columnsOf.get(layerName(layer, name))!);
+    const linear = (input: Tensor, name: string) => {
+      const full = layerName(layer, name);
+      return multiply(g, input, weights, full, columnsOf.get(full)!);
+    };
     const normed = (input: Tensor, name: string) => g.rmsNorm(input, part(name), eps);
 
     const h = normed(x, 'input_layernorm');
@@ -180,10 +209,9 @@ export function hiddenStates(
 
 /** Logits of hidden states, f32 [rows, vocabulary]. */
 export function logits(g: Graph, config: Qwen3Config, weights: WeightTensors, hidden: Tensor): Tensor {
-  if (config.tie_word_embeddings) {
-    const table = weights.get('model.embed_tokens.weight')!;
-    if (table.shape.length === 3) return multiply(g, hidden, table, config.vocab_size);
-    return g.matmul(g.cast(hidden, table.dtype), table, { transB: true });
-  }
-  return multiply(g, hidden, weights.get('lm_head.weight')!, config.vocab_size);
+  const { vocab_size: vocabulary } = config;
+  if (!config.tie_word_embeddings) return multiply(g, hidden, weights, 'lm_head.weight', vocabulary);
+  const table = weights.get(EMBEDDING)!;
+  if (table.shape.length === 3) return multiply(g, hidden, weights, EMBEDDING, vocabulary);
+  return g.matmul(g.cast(hidden, table.dtype), table, { transB: true });
 }

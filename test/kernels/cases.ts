@@ -23,6 +23,7 @@ import type { Tolerance } from '../../src/numerics/error.ts';
 import type { Case } from './buffers.ts';
 import { decode, encode, normals } from './buffers.ts';
 import { quantizedCases } from './quantized-cases.ts';
+import { quantizedCases } from './quantized-cases.ts';
 import { attentionReference, logSoftmax, matmulReference, rmsNormReference, sigmoid } from './references.ts';
 
 type Storage = 'f32' | 'bf16';
@@ -634,5 +635,6 @@ export const CASES: readonly Case[] = [
   ...rowCases(),
   ...lossCases(),
   ...updateCases(),
+  ...quantizedCases(),
   ...quantizedCases(),
 ];

@@ -280,12 +280,14 @@ function operandB(
     const strides = viewedStrides(value);
     const bytes = elementBytes(block.type);
     const contiguous = strides[1] === bytes;
+    // A panel in memory is what packing would make.
+    const isPanel = n === width && strides[0] === n * bytes && bytes === 4;
     if (
       block.inside === 1 &&
       !op.transB &&
       contiguous &&
       n % lanes === 0 &&
-      m <= FEW * code.target.dotTile.rows
+      (isPanel || m <= FEW * code.target.dotTile.rows)
     )
       return {
         operand: { base: block.base, type: block.type, step: width * bytes, k: strides[0] },

@@ -201,16 +201,21 @@ export class Context {
     return { at: 'scratch', buffer: this.allocate(bytes), strides };
   }
 
-  /** A tile for a result: `reuse`'s memory where that value ends here and nobody else is in it. */
+  /**
+   * A tile for a result: `reuse`'s memory where that value ends here and nobody else is in it. A carried value's is
+   * best: the result may be its next value, which then is in its place already.
+   */
   resultTile(shape: readonly number[], reuse: readonly ValueId[]): Stored {
     const { strides } = denseLayout(shape);
-    for (const id of reuse) {
+    const usable = reuse.flatMap((id) => {
       const value = this.value(id);
-      if (!this.dying.has(id) || value.at !== 'scratch' || value.buffer.users !== 1) continue;
-      if (this.type(id).shape.length === strides.length && value.strides.every((s, i) => s === strides[i]))
-        return { at: 'scratch', buffer: value.buffer, strides };
-    }
-    return this.newTile(shape);
+      if (!this.dying.has(id) || value.at !== 'scratch' || value.buffer.users !== 1) return [];
+      const fits =
+        this.type(id).shape.length === strides.length && value.strides.every((s, i) => s === strides[i]);
+      return fits ? [value.buffer] : [];
+    });
+    const buffer = usable.find(({ held }) => held) ?? usable[0];
+    return buffer === undefined ? this.newTile(shape) : { at: 'scratch', buffer, strides };
   }
 
   pointer(tile: Stored): IntReg {

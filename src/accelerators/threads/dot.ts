@@ -120,8 +120,8 @@ function multiplyAdd(code: Code, operand: DType): MultiplyAdd {
   const bytes: MultiplyAdd = (x, y, sum) => op('i32', 'add', op('i32', 'mul', x, y), sum);
   if (operand !== 'i32') return bytes;
   const byte = (word: Expr, place: number) => {
-    const top = place === 3 ? word : op('i32', 'shl', word, int(24 - 8 * place));
-    return op('i32', 'shr', top, int(24));
+    const top = place === 3 ? word : op('i32', 'shl', word, constant('u32', 24 - 8 * place));
+    return op('i32', 'shr', top, constant('u32', 24));
   };
   return (x, y, sum) => {
     const [u, v] = [code.let(x), code.let(y)];

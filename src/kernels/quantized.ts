@@ -1,0 +1,299 @@
+/**
+ * Matrices of 8- or 4-bit integers with a scale for each group of elements along k, as inference may hold weights:
+ * w[k, n] ≈ q[k, n] * scale[k / group, n], symmetric around 0. The other operand's rows are quantized to 8 bits when they
+ * come, in the same groups. Products within a group are integers and thus exact; groups are added in ascending k,
+ * each with one fused multiply-add. So results do not depend on the batch, the schedule or the accelerator.
+ *
+ * Four bytes along k are one i32, a quad (see `dot`). A matrix is held in panels (see `panels.ts`) of quads; with 4 bits
+ * a word holds two quads of a group: as the low halves of its bytes one of the group's first half, as the high halves
+ * the one at the same place of its second half. 4-bit values are held as q + 8.
+ */
+import type { KernelBuilder, Tile } from '../tile/builder.ts';
+import { buildKernel, ceilDiv } from '../tile/builder.ts';
+import type { Kernel } from '../tile/ir.ts';
+import type { Storage } from './common.ts';
+import { memoized, storeAs } from './common.ts';
+import { panelsOf } from './panels.ts';
+import type { CopyType } from './transpose.ts';
+
+export type QuantizedType = 'int8' | 'int4';
+
+interface QuantizedRule {
+  /** Elements of a group, best first; a matrix takes the first that divides its rows. */
+  readonly groups: readonly number[];
+  /** Quads in a word. */
+  readonly quads: 1 | 2;
+}
+
+export const QUANTIZED_TYPES: { readonly [T in QuantizedType]: QuantizedRule } = {
+  int8: { groups: [128, 64, 32], quads: 1 },
+  int4: { groups: [64, 32], quads: 2 },
+};
+
+/** What each 4-bit value is raised by. */
+const RAISED = 8;
+
+export const quantizedTypes = Object.keys(QUANTIZED_TYPES) as QuantizedType[];
+export const isQuantized = (type: string): type is QuantizedType => Object.hasOwn(QUANTIZED_TYPES, type);
+
+export interface QuantizedShape {
+  readonly group: number;
+  readonly groups: number;
+  /** i32 elements of a column. */
+  readonly words: number;
+}
+
+/** How a matrix with so many rows is held. Throws RangeError where no group divides them. */
+export function quantizedShape(type: QuantizedType, rows: number): QuantizedShape {
+  const { groups, quads } = QUANTIZED_TYPES[type];
+  const group = groups.find((size) => rows % size === 0);
+  if (group === undefined)
+    throw new RangeError(
+      `a matrix of ${rows} rows cannot be held in ${type}: they must be a multiple of ${groups[groups.length - 1]}`,
+    );
+  return { group, groups: rows / group, words: rows / (4 * quads) };
+}
+
+/** (a, b, c, d), each i32 in [-128, 127], as the bytes of a word. */
+const packed = (bytes: readonly Tile[]): Tile =>
+  bytes
+    .map((byte, place) => (place === 3 ? byte.shl(24) : byte.and(0xff).shl(8 * place)))
+    .reduce((word, byte) => word.or(byte));
+
+/** To the nearest integer, halves upward, within [low, high]. */
+const rounded = (x: Tile, low: number, high: number): Tile =>
+  x.add(0.5).floor().max(low).min(high).cast('i32');
+
+/** 1 / x, and 0 for 0. */
+const inverse = (k: KernelBuilder, x: Tile): Tile => x.eq(0).select(0, k.constant(1, 'f32', x.shape).div(x));
+
+export interface QuantizeRowsOptions {
+  readonly rows: number;
+  readonly columns: number;
+  readonly group: number;
+  readonly xType?: Storage;
+}
+
+/** Groups that a program of `quantizeRows` works on. */
+const GROUPS_AT_ONCE = 8;
+
+/**
+ * Rows in groups of 8-bit integers: x ≈ q * scale, where the largest of a group becomes ±127. Views: x [rows, columns],
+ * quads i32 [rows, columns / 4], scales f32 [rows, columns / group], sums i32 alike: of each group's q. A group that has
+ * NaN or Inf in it gets such a scale, and products with it are NaN.
+ */
+export const quantizeRows: (options: QuantizeRowsOptions) => Kernel = memoized(
+  (o: QuantizeRowsOptions): Kernel => {
+    const { rows, columns, group, xType = 'f32' } = o;
+    const groups = columns / group;
+    return buildKernel(`quantize_rows_${rows}x${columns}_${group}_${xType}`, (k) => {
+      const across = group / 4;
+      const x = k.input('x', xType, [rows, groups, across, 4]);
+      const quads = k.output('quads', 'i32', [rows, groups, across]);
+      const scales = k.output('scales', 'f32', [rows, groups]);
+      const sums = k.output('sums', 'i32', [rows, groups]);
+      const count = Math.min(groups, GROUPS_AT_ONCE);
+      k.grid(ceilDiv(groups, count), rows);
+      const [first, row] = [k.programId(0).mul(count), k.programId(1)];
+      const parts = [0, 1, 2, 3].map((place) =>
+        k.load(x, [row, first, 0, place], [1, count, across, 1]).reshape([count, across]).cast('f32'),
+      );
+      const highest = parts.map((part) => part.abs().maximum()).reduce((a, b) => a.max(b));
+      const scale = highest.mul(Math.fround(1 / 127));
+      const factor = inverse(k, scale);
+      const values = parts.map((part) => rounded(part.mul(factor), -127, 127));
+      const total = values.map((value) => value.sum()).reduce((a, b) => a.add(b));
+      k.store(quads, [row, first, 0], packed(values).reshape([1, count, across]));
+      k.store(scales, [row, first], scale.reshape([1, count]));
+      k.store(sums, [row, first], total.reshape([1, count]));
+    });
+  },
+);
+
+export interface QuantizeColumnsOptions {
+  readonly type: QuantizedType;
+  /** Columns of the matrix that x holds: whole panels of them, or the last ones. */
+  readonly columns: number;
+  /** Rows of the matrix. */
+  readonly rows: number;
+  /** Columns of a panel. */
+  readonly width: number;
+  readonly xType: CopyType;
+}
+
+/**
+ * A matrix in panels of integers, from its transpose as a checkpoint holds it. Views: x [columns, rows], words i32
+ * [panels, words, width], scales bf16 [panels, groups, width].
+ */
+export const quantizeColumns: (options: QuantizeColumnsOptions) => Kernel = memoized(
+  (o: QuantizeColumnsOptions): Kernel => {
+    const { type, columns, rows, width, xType } = o;
+    const { group, groups, words } = quantizedShape(type, rows);
+    const panels = ceilDiv(columns, width);
+    return buildKernel(`quantize_columns_${columns}x${rows}_${type}_panel${width}_${xType}`, (k) => {
+      const { quads } = QUANTIZED_TYPES[type];
+      const count = group / 4 / quads;
+      const x = k.input('x', xType, [columns, groups, quads, count, 4]);
+      const out = k.output('words', 'i32', [panels, words, width]);
+      const scales = k.output('scales', 'bf16', [panels, groups, width]);
+      k.grid(groups, panels);
+      const [index, panel] = [k.programId(0), k.programId(1)];
+      /** [width, count] of the quads' elements at `place`. */
+      const part = (half: number, place: number) =>
+        k
+          .load(x, [panel.mul(width), index, half, 0, place], [width, 1, 1, count, 1])
+          .reshape([width, count])
+          .cast('f32');
+      const halves = Array.from({ length: quads }, (_, half) =>
+        [0, 1, 2, 3].map((place) => part(half, place)),
+      );
+      const parts = halves.flat();
+      const top = parts.map((tile) => tile.maximum()).reduce((a, b) => a.max(b));
+      const bottom = parts.map((tile) => tile.minimum()).reduce((a, b) => a.min(b));
+      const scale = (
+        type === 'int8'
+          ? top.max(bottom.neg()).mul(Math.fround(1 / 127))
+          : // 4 bits reach -8 but only +7: the value that is largest without its sign becomes -8.
+            bottom
+              .neg()
+              .gt(top)
+              .select(bottom, top)
+              .mul(-1 / RAISED)
+      ).cast('bf16');
+      const factor = inverse(k, scale.cast('f32'));
+      const word =
+        type === 'int8'
+          ? packed(halves[0].map((tile) => rounded(tile.mul(factor), -127, 127)))
+          : halves
+              .map((half) =>
+                packed(half.map((tile) => rounded(tile.mul(factor), -RAISED, RAISED - 1).add(RAISED))),
+              )
+              .reduce((low, high) => low.or(high.shl(4)));
+      k.store(out, [panel, index.mul(count), 0], word.transpose().reshape([1, count, width]));
+      k.store(scales, [panel, index, 0], scale.transpose().reshape([1, 1, width]));
+    });
+  },
+);
+
+export interface QuantizedMatmulOptions {
+  readonly type: QuantizedType;
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+  readonly cType?: Storage;
+  /** Rows of a program. A schedule. */
+  readonly blockRows?: number;
+}
+
+/** Rows of a program where the caller names none: what it adds to should stay in the first cache. */
+const BLOCK_ROWS = 64;
+/** Elements along k of one round of the loop, at least. */
+const ROUND = 128;
+
+/**
+ * c[m, n] = a · b, with a from `quantizeRows` and b from `quantizeColumns`. Views: quads, rowScales, sums (int4 only),
+ * words, scales, c.
+ */
+export const quantizedMatmul: (options: QuantizedMatmulOptions) => Kernel = memoized(
+  (o: QuantizedMatmulOptions): Kernel => {
+    const { type, m, n, k: depth, cType = 'f32' } = o;
+    const { group, groups, words } = quantizedShape(type, depth);
+    const { width, count: panels } = panelsOf(n);
+    const { quads: halves } = QUANTIZED_TYPES[type];
+    const rows = Math.min(m, o.blockRows ?? BLOCK_ROWS);
+    return buildKernel(`matmul_${m}x${n}x${depth}_${type}_${group}_${cType}`, (k) => {
+      const across = group / 4;
+      const a = k.input('quads', 'i32', [m, depth / 4]);
+      const rowScales = k.input('rowScales', 'f32', [m, groups]);
+      const sums = type === 'int4' ? k.input('sums', 'i32', [m, groups]) : null;
+      const b = k.input('words', 'i32', [panels, words, width]);
+      const scales = k.input('scales', 'bf16', [panels, groups, width]);
+      const c = k.output('c', cType, [m, n]);
+      k.grid(panels, ceilDiv(m, rows));
+      const [panel, row] = [k.programId(0), k.programId(1).mul(rows)];
+      const count = across / halves;
+
+      /** The integer sums of a group, [rows, width]. */
+      const product = (index: Tile): Tile => {
+        const quads = (half: number) => k.load(a, [row, index.mul(across).add(half * count)], [rows, count]);
+        const word = k.load(b, [panel, index.mul(count), 0], [1, count, width]).reshape([count, width]);
+        if (sums === null) return k.dot(quads(0), word);
+        // Both are made in one pass over the words.
+        const [low, high] = [word.and(0x0f0f0f0f), word.shr(4).and(0x0f0f0f0f)];
+        const both = k.dot(quads(1), high, k.dot(quads(0), low));
+        // What the values are raised by counts once for each element of a's group.
+        return both.sub(k.load(sums, [row, index], [rows, 1]).mul(RAISED));
+      };
+      const atOnce = Math.min(groups, Math.max(1, ROUND / group));
+      const [sum] = k.loop(
+        { hi: groups, step: atOnce, kind: 'pipelined' },
+        [k.zeros([rows, width])] as const,
+        (first, [before]) => {
+          let acc = before;
+          // Groups beyond the last are zeros times zero.
+          for (let i = 0; i < atOnce; i++) {
+            const index = first.add(i);
+            const rowScale = k.load(rowScales, [row, index], [rows, 1]);
+            const scale = k.load(scales, [panel, index, 0], [1, 1, width]).reshape([1, width]).cast('f32');
+            acc = product(index).cast('f32').fma(rowScale.mul(scale), acc);
+          }
+          return [acc] as const;
+        },
+      );
+      storeAs(k, c, [row, panel.mul(width)], sum);
+    });
+  },
+);
+
+export interface QuantizedEmbeddingOptions {
+  readonly type: QuantizedType;
+  readonly tokens: number;
+  readonly vocabulary: number;
+  readonly columns: number;
+  readonly xType?: Storage;
+}
+
+/**
+ * x[t] = table[ids[t]], zeros for ids outside the table, whose transpose is held as `quantizeColumns` makes it. Views:
+ * ids i32 [tokens], words, scales, x [tokens, columns].
+ */
+export const quantizedEmbedding: (options: QuantizedEmbeddingOptions) => Kernel = memoized(
+  (o: QuantizedEmbeddingOptions): Kernel => {
+    const { type, tokens, vocabulary, columns, xType = 'f32' } = o;
+    const { group, groups, words } = quantizedShape(type, columns);
+    const { width, count: panels } = panelsOf(vocabulary);
+    const { quads } = QUANTIZED_TYPES[type];
+    return buildKernel(`embedding_${tokens}_${vocabulary}x${columns}_${type}_${xType}`, (k) => {
+      const count = group / 4 / quads;
+      const ids = k.input('ids', 'i32', [tokens]);
+      // A token's row is a column of its panel.
+      const table = k.input('words', 'i32', [panels, width, groups, count], {
+        strides: [words * width, 1, count * width, width],
+      });
+      const scales = k.input('scales', 'bf16', [panels, width, groups], {
+        strides: [groups * width, 1, width],
+      });
+      const x = k.output('x', xType, [tokens, groups, quads, count, 4]);
+      k.grid(tokens);
+      const token = k.programId(0);
+      const id = k.loadScalar(ids, [token]);
+      // Negative ids lie in no panel, nor do those beyond the last; its surplus columns are zeros.
+      const [panel, lane] = [id.lt(0).select(panels, id.div(width)), id.rem(width)];
+      const word = k.load(table, [panel, lane, 0, 0], [1, 1, groups, count]).reshape([groups, count]);
+      const scale = k.load(scales, [panel, lane, 0], [1, 1, groups]).reshape([groups, 1]).cast('f32');
+      const put = (half: number, place: number, value: Tile) =>
+        storeAs(
+          k,
+          x,
+          [token, 0, half, 0, place],
+          value.cast('f32').mul(scale).reshape([1, groups, 1, count, 1]),
+        );
+      for (let half = 0; half < quads; half++)
+        for (let place = 0; place < 4; place++) {
+          const byte = word.shl(24 - 8 * place).shr(24);
+          if (type === 'int8') put(half, place, byte);
+          else put(half, place, (half === 0 ? byte : byte.shr(4)).and(0xf).sub(RAISED));
+        }
+    });
+  },
+);

@@ -1,0 +1,89 @@
+/** Products with a model's matrices and look-ups in them, in whatever form they are held. */
+import { panelsOf } from '../kernels/panels.ts';
+import type { QuantizedType } from '../kernels/quantized.ts';
+import {
+  QUANTIZED_TYPES,
+  quantizedEmbedding,
+  quantizedMatmul,
+  quantizedShape,
+  quantizeRows,
+} from '../kernels/quantized.ts';
+import type { Graph, Tensor } from '../tensor/graph.ts';
+
+/** Weights as tensors of a graph, by checkpoint name; those of quantized matrices are integers with scales beside them. */
+export type WeightTensors = ReadonlyMap<string, Tensor>;
+
+/** The name of a quantized weight's scales. */
+export const scalesOf = (name: string) => `${name}.scales`;
+
+/** The type of a quantized matrix of so many rows, by how many words it has a column. */
+function typeOf(words: Tensor, rows: number): QuantizedType {
+  const found = (Object.keys(QUANTIZED_TYPES) as QuantizedType[]).find(
+    (type) => words.shape[1] * 4 * QUANTIZED_TYPES[type].quads === rows,
+  );
+  if (found === undefined) throw new Error(`${words.shape[1]} words a column are no matrix of ${rows} rows`);
+  return found;
+}
+
+/** Rows that were quantized once for several products. */
+const quantizedRows = new WeakMap<Tensor, Map<number, readonly Tensor[]>>();
+
+/** quads, scales and sums of x's rows, in groups of `group`. */
+function quantized(g: Graph, x: Tensor, group: number): readonly Tensor[] {
+  const known = quantizedRows.get(x) ?? new Map<number, readonly Tensor[]>();
+  quantizedRows.set(x, known);
+  const [rows, columns] = x.shape;
+  const found =
+    known.get(group) ??
+    g.custom(quantizeRows({ rows, columns, group, xType: x.dtype === 'bf16' ? 'bf16' : 'f32' }), [
+      g.reshape(x, [rows, columns / group, group / 4, 4]),
+    ]);
+  known.set(group, found);
+  return found;
+}
+
+/** input · the matrix `name`, which has `columns` columns. */
+export function multiply(
+  g: Graph,
+  input: Tensor,
+  weights: WeightTensors,
+  name: string,
+  columns: number,
+): Tensor {
+  const weight = weights.get(name)!;
+  const scales = weights.get(scalesOf(name));
+  if (scales !== undefined) {
+    const [m, k] = input.shape;
+    const type = typeOf(weight, k);
+    const { group, groups } = quantizedShape(type, k);
+    const [quads, rowScales, sums] = quantized(g, input, group);
+    const kernel = quantizedMatmul({ type, m, n: columns, k });
+    const rows = [g.reshape(quads, [m, k / 4]), g.reshape(rowScales, [m, groups])];
+    return g.custom(kernel, [...rows, ...(type === 'int4' ? [sums] : []), weight, scales])[0];
+  }
+  const x = g.cast(input, weight.dtype);
+  return weight.shape.length === 3 ? g.matmul(x, weight, { columns }) : g.matmul(x, weight);
+}
+
+/** Rows `ids` of the table `name`, [vocabulary, columns]. */
+export function lookUp(
+  g: Graph,
+  weights: WeightTensors,
+  name: string,
+  ids: Tensor,
+  columns: number,
+  vocabulary: number,
+): Tensor {
+  const table = weights.get(name)!;
+  const scales = weights.get(scalesOf(name));
+  if (scales === undefined) return g.embedding(table, ids);
+  const type = typeOf(table, columns);
+  const [tokens] = ids.shape;
+  const { group, groups } = quantizedShape(type, columns);
+  const { quads } = QUANTIZED_TYPES[type];
+  const { width, count } = panelsOf(vocabulary);
+  const kernel = quantizedEmbedding({ type, tokens, vocabulary, columns });
+  const words = g.reshape(table, [count, width, groups, group / 4 / quads]);
+  const [x] = g.custom(kernel, [ids, words, g.reshape(scales, [count, width, groups])]);
+  return g.reshape(x, [tokens, columns]);
+}
