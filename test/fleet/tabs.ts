@@ -33,7 +33,7 @@ export interface Closed {
 }
 
 export async function closed(socket: WebSocket): Promise<Closed> {
-  const [code, reason] = await once(socket, 'close');
+  const [code, reason] = await once(socket, 'close', { signal: AbortSignal.timeout(10_000) });
   return { code, reason: String(reason) };
 }
 
