@@ -1,10 +1,11 @@
-"""The benchmarks' work in PyTorch, eager mode.
+"""The benchmarks' work in PyTorch, eager mode or compiled.
 
 Reads a JSON list of items on standard input and prints a JSON list: of each item the figure in the unit that Tandem
 uses (GFLOP/s, tokens/s), or null for a kind that is not known here. `--version` prints PyTorch's version.
 """
 
 import json
+import resource
 import statistics
 import sys
 import time
@@ -101,8 +102,10 @@ class Model(nn.Module):
         return F.linear(self.norm(x), self.embed.weight)
 
 
-def train_step(item):
+def training(item):
+    """A whole training step as a function, and its number of tokens."""
     model = Model(item)
+    forward = torch.compile(model) if item.get("compile") else model
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(
         parameters,
@@ -116,17 +119,32 @@ def train_step(item):
     targets = ids.reshape(-1).roll(-1)
 
     def step():
-        loss = F.cross_entropy(model(ids).reshape(-1, item["vocabulary"]), targets)
+        loss = F.cross_entropy(forward(ids).reshape(-1, item["vocabulary"]), targets)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, item["max_grad_norm"])
         optimizer.step()
         loss.item()
 
-    return ids.numel() / seconds_each(step)
+    return step, ids.numel()
 
 
-KINDS = {"matmul": matmul, "train-step": train_step}
+def train_step(item):
+    step, tokens = training(item)
+    return tokens / seconds_each(step)
+
+
+def memory(item):
+    """Megabytes by which training raises the process's peak of resident memory over what it had before."""
+    with open("/proc/self/statm") as statm:
+        before = int(statm.read().split()[1]) * resource.getpagesize()
+    step, _ = training(item)
+    for _ in range(3):
+        step()
+    return (1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6
+
+
+KINDS = {"matmul": matmul, "train-step": train_step, "memory": memory}
 
 
 def main():

@@ -5,7 +5,7 @@ import type { Qwen3Config } from '../models/config.ts';
 import { Random } from '../numerics/random.ts';
 import { initialWeights } from '../training/new-model.ts';
 import type { Item } from './item.ts';
-import { arithmeticPeak } from './item.ts';
+import { leastSeconds } from './item.ts';
 import { forwardOperations, modelSize, recipeModel } from './models.ts';
 import { secondsEach } from './timing.ts';
 
@@ -13,7 +13,7 @@ const PROMPT = 16;
 const GENERATED = 64;
 
 /** Generated tokens a second, sampled at temperature 1; the time of the prompts is included. */
-export function decodeItem(model: Qwen3Config, batch: number): Item {
+export function decodeItem(model: Qwen3Config, batch: number, device: string): Item {
   // Without an end-of-text token every sequence has its full length.
   const config = { ...model, eos_token_id: null };
   const operations = forwardOperations(config, PROMPT + GENERATED / 2);
@@ -21,13 +21,18 @@ export function decodeItem(model: Qwen3Config, batch: number): Item {
     name: 'decode',
     shape: `${modelSize(config)}, batch ${batch}`,
     dtype: 'f32',
+    device,
     unit: 'tokens/s',
-    limit: (limits) => arithmeticPeak(limits) / operations,
-    peer: null,
+    // The model fits the caches.
+    limit: (limits) => {
+      const seconds = leastSeconds(limits, device, { operations, bytes: 0 });
+      return seconds === null ? null : 1 / seconds;
+    },
+    peers: {},
     async measure(open) {
-      const device = await open();
-      const weights = new WeightStore(device, config, 'f32');
-      const engine = new Engine(device, weights.store, config, 'f32');
+      const opened = await open();
+      const weights = new WeightStore(opened, config, 'f32');
+      const engine = new Engine(opened, weights.store, config, 'f32');
       try {
         weights.write(initialWeights(config, 0));
         const random = new Random(0, 'bench-decoding');
@@ -43,10 +48,11 @@ export function decodeItem(model: Qwen3Config, batch: number): Item {
       } finally {
         await engine.dispose();
         weights.dispose();
-        await device.close();
+        await opened.close();
       }
     },
   };
 }
 
-export const decodeItems = (): Item[] => [1, 512].map((batch) => decodeItem(recipeModel(), batch));
+export const decodeItems = (device: string): Item[] =>
+  [1, 512].map((batch) => decodeItem(recipeModel(), batch, device));

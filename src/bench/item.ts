@@ -1,43 +1,97 @@
 /** What a benchmark is made of: work items, and the rows that their measurements become. */
 import type { MachineLimits } from '../accelerators/cpu/limits.ts';
 import type { Device } from '../accelerators/device.ts';
+import type { WasmLimits } from '../accelerators/wasm/limits.ts';
+import type { PeerName } from './peers.ts';
 
 /** Opens the accelerator that is measured; whoever calls it closes the device. */
 export type OpenDevice = () => Promise<Device>;
 
-/** The same work for another program: what `bench/peers/torch_bench.py` reads. */
-export type PeerItem = { readonly kind: string } & Readonly<Record<string, string | number | boolean>>;
+/** The same work for another program: what the scripts in `bench/peers/` read. */
+export type PeerItem = { readonly kind: string } & Readonly<
+  Record<string, string | number | boolean | readonly number[]>
+>;
+
+/** What can be had at most; null where it cannot be measured. */
+export interface Limits {
+  readonly machine: MachineLimits | null;
+  readonly wasm: WasmLimits | null;
+}
+
+export type Unit = 'GFLOP/s' | 'tokens/s' | 's' | 'MB';
 
 export interface Item {
   readonly name: string;
   readonly shape: string;
   readonly dtype: string;
-  readonly unit: 'GFLOP/s' | 'tokens/s' | 's';
-  /** What `unit` would be at the machine's arithmetic peak; null where that says nothing about the work. */
-  limit(limits: MachineLimits): number | null;
+  /** Name of the accelerator. */
+  readonly device: string;
+  readonly unit: Unit;
+  /** The best that `unit` could be; null where that is unknown, or says nothing about the work. */
+  limit(limits: Limits): number | null;
   /** The figure in `unit`. */
-  measure(open: OpenDevice): Promise<number>;
-  /** Null where no peer does the same. */
-  readonly peer: PeerItem | null;
+  measure(open: OpenDevice): Promise<Measured>;
+  /** Those that do the same. */
+  readonly peers: { readonly [P in PeerName]?: PeerItem };
 }
+
+/** A figure, or one with a limit that only the measurement itself could tell. */
+export type Measured = number | { readonly value: number; readonly limit: number };
+
+/** A ratio, or why there is none. */
+export type Comparison = number | 'not installed' | 'failed';
 
 /** One measured item. */
 export interface Row {
   readonly name: string;
   readonly shape: string;
   readonly dtype: string;
+  readonly device: string;
   readonly threads: number;
   readonly value: number;
-  readonly unit: Item['unit'];
-  /** In `unit`; null where there is none, or the machine's limits could not be measured. */
+  readonly unit: Unit;
+  /** In `unit`; null where there is none, or the limits could not be measured. */
   readonly limit: number | null;
-  /** value / limit. */
+  /** How much of the limit was reached, at most about 1: value / limit, or the other way round where less is better. */
   readonly fraction: number | null;
-  /** Our speed over the peer's, by peer: above 1 Tandem is faster. Empty where no peer was measured. */
-  readonly peers: Readonly<Record<string, number>>;
+  /** Our speed over the peer's, by peer: above 1 Tandem is faster. Peers that do not do the same work are left out. */
+  readonly peers: { readonly [peer: string]: Comparison };
 }
 
-/** f32 multiply-adds of the widest instructions, all threads, in floating-point operations a second. */
-export function arithmeticPeak({ fma }: MachineLimits): number {
-  return Math.max(...Object.values(fma).map(({ all }) => all));
+/** Seconds and bytes are better when there are fewer, rates when there are more. */
+export const lessIsBetter: { readonly [U in Unit]: boolean } = {
+  'GFLOP/s': false,
+  'tokens/s': false,
+  s: true,
+  MB: true,
+};
+
+/**
+ * f32 multiply-adds with all threads, in floating-point operations a second: of the processor's widest instructions, or
+ * of WebAssembly's. Null where nothing measures it.
+ */
+export function arithmeticPeak({ machine, wasm }: Limits, device: string): number | null {
+  if (device === 'cpu' && machine !== null)
+    return Math.max(...Object.values(machine.fma).map(({ all }) => all));
+  return device === 'wasm' && wasm !== null ? wasm.all : null;
+}
+
+/** Bytes a second that all threads read from memory beyond the caches; null on other devices than the processor. */
+export function readBandwidth({ machine }: Limits, device: string): number | null {
+  return machine !== null && (device === 'cpu' || device === 'wasm') ? machine.read.all : null;
+}
+
+/**
+ * Seconds that work takes at least: its arithmetic and its reads overlap, so the longer of the two. `bytes`: what has to
+ * come from memory, 0 where it fits the caches.
+ */
+export function leastSeconds(
+  limits: Limits,
+  device: string,
+  work: { readonly operations: number; readonly bytes: number },
+): number | null {
+  const peak = arithmeticPeak(limits, device);
+  const bandwidth = readBandwidth(limits, device);
+  if (peak === null || bandwidth === null) return null;
+  return Math.max(work.operations / peak, work.bytes / bandwidth);
 }

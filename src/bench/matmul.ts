@@ -26,18 +26,25 @@ const PRODUCTS: readonly Product[] = [
   { m: 4096, k: 768, n: 256 },
   { m: 256, k: 4096, n: 768, transA: true },
 ];
+const WASM_PRODUCTS: readonly Product[] = [square(512), square(1024)];
 
 const BYTES = 4;
 
 /** c[m, n] = a[m, k] · b[k, n] in f32 with random values. `transA`: a is held as [k, m]. */
-export function matmulItem({ m, k, n, transA = false }: Product): Item {
+export function matmulItem({ m, k, n, transA = false }: Product, device: string): Item {
+  const peer = { kind: 'matmul', m, k, n, transA };
   return {
     name: 'matmul',
     shape: `${m}x${k}x${n}${transA ? ' transA' : ''}`,
     dtype: 'f32',
+    device,
     unit: 'GFLOP/s',
-    limit: (limits) => arithmeticPeak(limits) / 1e9,
-    peer: { kind: 'matmul', m, k, n, transA },
+    limit: (limits) => {
+      const peak = arithmeticPeak(limits, device);
+      return peak === null ? null : peak / 1e9;
+    },
+    // WebAssembly is compared with WebAssembly.
+    peers: device === 'wasm' ? { 'jax-js': peer } : { pytorch: peer, onnxruntime: peer },
     async measure(open) {
       const device = await open();
       try {
@@ -74,4 +81,8 @@ async function secondsOf(device: Device, product: Product): Promise<number> {
   }
 }
 
-export const matmulItems = (): Item[] => PRODUCTS.map(matmulItem);
+/** On the device, and on wasm beside the processor's own instructions. */
+export const matmulItems = (device: string): Item[] => [
+  ...PRODUCTS.map((product) => matmulItem(product, device)),
+  ...(device === 'cpu' ? WASM_PRODUCTS.map((product) => matmulItem(product, 'wasm')) : []),
+];

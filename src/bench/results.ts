@@ -1,31 +1,41 @@
 /** What is kept of a measurement: the rows, and the machine they hold for. */
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { cpus, loadavg, platform, release, totalmem } from 'node:os';
-import { join } from 'node:path';
-import type { MachineLimits } from '../accelerators/cpu/limits.ts';
+import { dirname, join } from 'node:path';
 import type { DeviceInfo } from '../accelerators/device.ts';
-import type { Row } from './item.ts';
+import type { Limits, Row } from './item.ts';
+import { markdownReport } from './markdown.ts';
+
+export interface Machine {
+  readonly processor: string;
+  readonly processors: number;
+  /** Bytes. */
+  readonly memory: number;
+  readonly system: string;
+  readonly node: string;
+  /** Processes that ran or waited before the measurement, a minute's average. */
+  readonly load: number;
+  readonly device: DeviceInfo;
+}
+
+/** Of a peer: what exactly was measured, with its version, or null where it was not installed. */
+export type PeerVersions = Readonly<Record<string, string | null>>;
 
 export interface Results {
-  /** When the measurement ended. */
-  readonly date: Date;
-  readonly device: DeviceInfo;
-  readonly limits: MachineLimits | null;
-  /** Versions of the peers, by name. */
-  readonly peers: Readonly<Record<string, string>>;
-  /** Load of the machine before the measurement, a minute's average. */
-  readonly load: number;
+  /** When the measurement ended, in ISO 8601. */
+  readonly date: string;
+  readonly machine: Machine;
+  readonly limits: Limits;
+  readonly peers: PeerVersions;
   readonly rows: readonly Row[];
 }
 
 /** Processes that ran or waited in the last minute: what else the machine was doing. */
 export const currentLoad = (): number => loadavg()[0];
 
-/** Writes `<date>.json` into `folder`, which is made where it is missing, and returns the file's path. */
-export async function saveResults(folder: string, results: Results): Promise<string> {
-  const { date, device, limits, peers, load, rows } = results;
+export function thisMachine(device: DeviceInfo, load: number): Machine {
   const processors = cpus();
-  const machine = {
+  return {
     processor: processors[0]?.model.trim() ?? 'unknown',
     processors: processors.length,
     memory: totalmem(),
@@ -34,15 +44,29 @@ export async function saveResults(folder: string, results: Results): Promise<str
     load,
     device,
   };
+}
+
+/** The name of a machine's file: its processor, how many threads, and on which accelerator. */
+export function machineName({ processor, device }: Machine): string {
+  const words = `${processor} ${device.name} ${device.threads} threads`;
+  return words
+    .toLowerCase()
+    .replaceAll(/[^a-z0-9]+/gu, '-')
+    .replaceAll(/^-|-$/gu, '');
+}
+
+/**
+ * Writes `<machine>.json` into `folder`, in place of what was measured there before, and the tables of all machines in
+ * the folder into the Markdown file `page`. Returns the path of the first.
+ */
+export async function saveResults(folder: string, page: string, results: Results): Promise<string> {
   await mkdir(folder, { recursive: true });
-  // Colons are not allowed in file names everywhere.
-  const stamp = date
-    .toISOString()
-    .replace(/\.\d+Z$/u, 'Z')
-    .replaceAll(':', '-');
-  const path = join(folder, `${stamp}.json`);
-  const text = JSON.stringify({ date: date.toISOString(), machine, limits, peers, rows }, null, 2);
-  // A file of the same second would be another measurement's: fail rather than replace it.
-  await writeFile(path, `${text}\n`, { flag: 'wx' });
+  const path = join(folder, `${machineName(results.machine)}.json`);
+  await writeFile(path, `${JSON.stringify(results, null, 2)}\n`);
+  const names = (await readdir(folder)).filter((name) => name.endsWith('.json')).sort();
+  const all: Results[] = [];
+  for (const name of names) all.push(JSON.parse(await readFile(join(folder, name), 'utf8')));
+  await mkdir(dirname(page), { recursive: true });
+  await writeFile(page, markdownReport(all));
   return path;
 }

@@ -1,40 +1,59 @@
 /** Measures items one after the other, each on a device of its own. */
-import type { MachineLimits } from '../accelerators/cpu/limits.ts';
-import type { Item, OpenDevice, Row } from './item.ts';
-import type { Peer } from './peers.ts';
+import type { Comparison, Item, Limits, OpenDevice, Row } from './item.ts';
+import { lessIsBetter } from './item.ts';
+import type { Peer, PeerName } from './peers.ts';
 
 export interface Surroundings {
   readonly open: OpenDevice;
   readonly threads: number;
-  /** Null where they cannot be measured. */
-  readonly limits: MachineLimits | null;
-  readonly peers: readonly Peer[];
+  readonly limits: Limits;
+  /** Null: not installed. Those that are not asked for are left out. */
+  readonly peers: ReadonlyMap<PeerName, Peer | null>;
+  /** Told why a peer has no figure although it is installed. */
+  readonly warn: (line: string) => void;
 }
 
-/** Seconds are better when there are fewer, rates when there are more. */
-const speedRatio = (unit: Item['unit'], ours: number, theirs: number) =>
-  unit === 's' ? theirs / ours : ours / theirs;
-
-export async function measureItem(item: Item, { open, threads, limits, peers }: Surroundings): Promise<Row> {
-  const { name, shape, dtype, unit } = item;
-  const value = await item.measure(open);
-  const limit = limits === null ? null : item.limit(limits);
-  const ratios: Record<string, number> = {};
-  if (item.peer !== null) {
-    for (const peer of peers) {
-      const [theirs] = await peer.measure([item.peer], threads);
-      if (theirs !== null) ratios[peer.name] = speedRatio(unit, value, theirs);
-    }
-  }
+export async function measureItem(item: Item, surroundings: Surroundings): Promise<Row> {
+  const { open, threads, limits } = surroundings;
+  const { name, shape, dtype, device, unit } = item;
+  const measured = await item.measure(open);
+  const { value, limit } =
+    typeof measured === 'number' ? { value: measured, limit: item.limit(limits) } : measured;
+  const share = (part: number) => (lessIsBetter[unit] ? part / value : value / part);
   return {
     name,
     shape,
     dtype,
+    device,
     threads,
     value,
     unit,
     limit,
-    fraction: limit === null ? null : value / limit,
-    peers: ratios,
+    fraction: limit === null ? null : share(limit),
+    peers: await comparisons(item, value, surroundings),
   };
+}
+
+async function comparisons(
+  { peers: works, unit, name, shape }: Item,
+  ours: number,
+  { peers, threads, warn }: Surroundings,
+): Promise<Record<string, Comparison>> {
+  const ratios: Record<string, Comparison> = {};
+  for (const [peer, found] of peers) {
+    const work = works[peer];
+    if (work === undefined) continue;
+    if (found === null) ratios[peer] = 'not installed';
+    else {
+      try {
+        const [theirs] = await found.measure([work], threads);
+        if (theirs !== null) ratios[peer] = lessIsBetter[unit] ? theirs / ours : ours / theirs;
+      } catch (error) {
+        // Tandem's own figure stands; the gap is shown, and said.
+        ratios[peer] = 'failed';
+        warn(`${peer} failed at ${name} ${shape}: ${error instanceof Error ? error.message : error}`);
+      }
+    }
+  }
+  return ratios;
 }

@@ -1,12 +1,13 @@
 /** Training steps: forward pass, backward pass and optimizer; and what compiling one costs. */
 import type { Device } from '../accelerators/device.ts';
+import type { Weights } from '../inference/weights.ts';
 import type { Qwen3Config } from '../models/config.ts';
 import { ropeTheta } from '../models/config.ts';
 import { Random } from '../numerics/random.ts';
 import type { Batch, BatchShape, OptimizerSettings } from '../training/learner.ts';
 import { Learner } from '../training/learner.ts';
 import { initialWeights } from '../training/new-model.ts';
-import type { Item } from './item.ts';
+import type { Item, PeerItem } from './item.ts';
 import { arithmeticPeak } from './item.ts';
 import { forwardOperations, modelSize, recipeModel, widerModel } from './models.ts';
 import { secondsEach } from './timing.ts';
@@ -22,7 +23,7 @@ const OPTIMIZER: OptimizerSettings = {
 /** A backward pass has two products for each of the forward pass. */
 const PASSES = 3;
 
-const label = (config: Qwen3Config, { sequences, length }: BatchShape) =>
+export const label = (config: Qwen3Config, { sequences, length }: BatchShape) =>
   `${modelSize(config)}, ${sequences}x${length}`;
 
 function randomBatch({ vocab_size }: Qwen3Config, { sequences, length }: BatchShape): Batch {
@@ -34,15 +35,16 @@ function randomBatch({ vocab_size }: Qwen3Config, { sequences, length }: BatchSh
 }
 
 /** Hands a training step of a fresh model to `use`, and releases everything after it. */
-async function withStep<T>(
+export async function withStep<T>(
   device: Device,
   config: Qwen3Config,
   shape: BatchShape,
+  weights: Weights,
   use: (step: () => Promise<void>) => Promise<T>,
 ): Promise<T> {
   const learner = new Learner(device, config, 'f32');
   try {
-    learner.setWeights(initialWeights(config, 0));
+    learner.setWeights(weights);
     learner.resetOptimizer();
     const batch = randomBatch(config, shape);
     return await use(async () => {
@@ -56,80 +58,114 @@ async function withStep<T>(
   }
 }
 
+/** The same training for PyTorch. */
+export function trainingPeer(kind: string, config: Qwen3Config, { sequences, length }: BatchShape): PeerItem {
+  return {
+    kind,
+    sequences,
+    length,
+    vocabulary: config.vocab_size,
+    hidden: config.hidden_size,
+    inner: config.intermediate_size,
+    layers: config.num_hidden_layers,
+    heads: config.num_attention_heads,
+    kv_heads: config.num_key_value_heads,
+    head_dim: config.head_dim,
+    rope_theta: ropeTheta(config),
+    ...OPTIMIZER,
+  };
+}
+
 /** Tokens a second of whole training steps in f32. */
-export function trainStepItem(config: Qwen3Config, shape: BatchShape): Item {
+export function trainStepItem(config: Qwen3Config, shape: BatchShape, device: string): Item {
   const { sequences, length } = shape;
+  const peer = trainingPeer('train-step', config, shape);
   // Causal attention: on average a token attends to half the sequence.
   const operations = PASSES * forwardOperations(config, (length + 1) / 2);
   return {
     name: 'train-step',
     shape: label(config, shape),
     dtype: 'f32',
+    device,
     unit: 'tokens/s',
-    limit: (limits) => arithmeticPeak(limits) / operations,
-    peer: {
-      kind: 'train-step',
-      sequences,
-      length,
-      vocabulary: config.vocab_size,
-      hidden: config.hidden_size,
-      inner: config.intermediate_size,
-      layers: config.num_hidden_layers,
-      heads: config.num_attention_heads,
-      kv_heads: config.num_key_value_heads,
-      head_dim: config.head_dim,
-      rope_theta: ropeTheta(config),
-      ...OPTIMIZER,
+    limit: (limits) => {
+      const peak = arithmeticPeak(limits, device);
+      return peak === null ? null : peak / operations;
     },
+    peers: { pytorch: peer, 'torch.compile': { ...peer, compile: true } },
     async measure(open) {
-      const device = await open();
+      const opened = await open();
       try {
-        const seconds = await withStep(device, config, shape, (step) =>
+        const seconds = await withStep(opened, config, shape, initialWeights(config, 0), (step) =>
           secondsEach(async (repeat) => {
             for (let i = 0; i < repeat; i++) await step();
           }),
         );
         return (sequences * length) / seconds;
       } finally {
-        await device.close();
+        await opened.close();
       }
     },
   };
 }
 
-/** Seconds from nothing until a training step could run: opening the device, building graphs, generating code. */
-export function compileItem(config: Qwen3Config, shape: BatchShape): Item {
+/**
+ * Seconds until a training step could run. Cold: from nothing, with opening the device, building graphs and generating
+ * code. Cached: of a second learner on a device that has the code.
+ */
+export function compileItem(
+  config: Qwen3Config,
+  shape: BatchShape,
+  device: string,
+  when: 'cold' | 'cached',
+): Item {
   return {
     name: 'compile',
-    shape: label(config, shape),
+    shape: `${label(config, shape)}, ${when}`,
     dtype: 'f32',
+    device,
     unit: 's',
     limit: () => null,
-    peer: null,
+    peers: {},
     async measure(open) {
+      const weights = initialWeights(config, 0);
       const start = performance.now();
-      const device = await open();
+      const opened = await open();
       try {
-        return await withStep(device, config, shape, async (step) => {
-          await step();
-          const first = performance.now();
-          // What the first step itself took, once compiled, is what the second takes.
-          await step();
-          const second = performance.now();
-          return (first - start - (second - first)) / 1000;
-        });
+        const cold = await secondsToFirst(opened, config, shape, weights, start);
+        if (when === 'cold') return cold;
+        return await secondsToFirst(opened, config, shape, weights, performance.now());
       } finally {
-        await device.close();
+        await opened.close();
       }
     },
   };
+}
+
+/** From `start` until the first step of a new learner, without that step itself. */
+function secondsToFirst(
+  device: Device,
+  config: Qwen3Config,
+  shape: BatchShape,
+  weights: Weights,
+  start: number,
+): Promise<number> {
+  return withStep(device, config, shape, weights, async (step) => {
+    await step();
+    const first = performance.now();
+    // What the first step itself took, once compiled, is what the second takes.
+    await step();
+    const second = performance.now();
+    return (first - start - (second - first)) / 1000;
+  });
 }
 
 const RECIPE_SHAPE = { sequences: 256, length: 32 };
 const WIDER_SHAPE = { sequences: 16, length: 256 };
 
-export const trainStepItems = (): Item[] => [
-  trainStepItem(recipeModel(), RECIPE_SHAPE),
-  trainStepItem(widerModel(), WIDER_SHAPE),
+export const trainStepItems = (device: string): Item[] => [
+  trainStepItem(recipeModel(), RECIPE_SHAPE, device),
+  trainStepItem(widerModel(), WIDER_SHAPE, device),
 ];
-export const compileItems = (): Item[] => [compileItem(recipeModel(), RECIPE_SHAPE)];
+export const compileItems = (device: string): Item[] =>
+  (['cold', 'cached'] as const).map((when) => compileItem(recipeModel(), RECIPE_SHAPE, device, when));

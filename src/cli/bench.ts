@@ -4,17 +4,20 @@ import pc from 'picocolors';
 import type { MachineLimits, Rate } from '../accelerators/cpu/limits.ts';
 import { measureLimits } from '../accelerators/cpu/limits.ts';
 import { listDevices, openDevice, resolveDevice } from '../accelerators/registry.ts';
-import type { Row } from '../bench/item.ts';
+import { measureWasmLimits } from '../accelerators/wasm/limits.ts';
+import type { Item, Limits, Row } from '../bench/item.ts';
 import type { BenchmarkName } from '../bench/items.ts';
 import { benchmarkItems, benchmarkNames, isBenchmarkName } from '../bench/items.ts';
-import type { Peer } from '../bench/peers.ts';
-import { findPyTorch } from '../bench/peers.ts';
-import { currentLoad, saveResults } from '../bench/results.ts';
+import { comparison, figure } from '../bench/markdown.ts';
+import type { Peer, PeerName } from '../bench/peers.ts';
+import { findPeer, peerNames } from '../bench/peers.ts';
+import { currentLoad, saveResults, thisMachine } from '../bench/results.ts';
 import { measureItem } from '../bench/run.ts';
 import { UsageError } from './errors.ts';
 import { percent } from './text.ts';
 
 const RESULTS = 'bench/results';
+const PAGE = 'docs/benchmarks.md';
 /** Processes beside this one from which on figures say more about them than about Tandem. */
 const BUSY = 0.5;
 
@@ -27,75 +30,112 @@ export function checkNames(names: readonly string[]): BenchmarkName[] {
   });
 }
 
-/** Three digits, without exponents: figures of a table are compared at a glance. */
-const figure = (value: number) =>
-  Math.abs(value) >= 100 ? Math.round(value).toLocaleString('en-US') : String(Number(value.toPrecision(3)));
+const COLUMNS = { name: 11, shape: 26, type: 5, device: 7, value: 10, unit: 9, limit: 10, share: 8 };
 
-const COLUMNS = { name: 11, shape: 24, value: 10, unit: 9, limit: 10, share: 8 };
-
-const tableLine = (name: string, shape: string, value: string, unit: string, limit: string, share: string) =>
+const tableLine = (cells: { readonly [C in keyof typeof COLUMNS]: string }) =>
   [
-    name.padEnd(COLUMNS.name),
-    shape.padEnd(COLUMNS.shape),
-    value.padStart(COLUMNS.value),
-    unit.padEnd(COLUMNS.unit),
-    limit.padStart(COLUMNS.limit),
-    share.padStart(COLUMNS.share),
+    cells.name.padEnd(COLUMNS.name),
+    cells.shape.padEnd(COLUMNS.shape),
+    cells.type.padEnd(COLUMNS.type),
+    cells.device.padEnd(COLUMNS.device),
+    cells.value.padStart(COLUMNS.value),
+    cells.unit.padEnd(COLUMNS.unit),
+    cells.limit.padStart(COLUMNS.limit),
+    cells.share.padStart(COLUMNS.share),
   ].join(' ');
 
 const ratioWidth = (peer: string) => `vs ${peer}`.length + 2;
 
 export function tableHeader(peers: readonly string[]): string {
   const ratios = peers.map((peer) => `vs ${peer}`.padStart(ratioWidth(peer)));
-  return [tableLine('', '', 'achieved', '', 'limit', ''), ...ratios].join('').trimEnd();
+  const cells = { name: '', shape: '', type: 'type', device: 'on', unit: '', share: '' };
+  return [tableLine({ ...cells, value: 'achieved', limit: 'limit' }), ...ratios].join('').trimEnd();
 }
 
 /** A row for people; a dash where there is no limit, or the peer does not do the same work. */
 export function tableRow(
-  { name, shape, value, unit, limit, fraction, peers }: Row,
+  { name, shape, dtype, device, value, unit, limit, fraction, peers }: Row,
   columns: readonly string[],
 ): string {
-  const line = tableLine(
+  const line = tableLine({
     name,
     shape,
-    figure(value),
+    type: dtype,
+    device,
+    value: figure(value),
     unit,
-    limit === null ? '-' : figure(limit),
-    fraction === null ? '-' : percent(fraction),
-  );
-  const ratios = columns.map((peer) =>
-    (Object.hasOwn(peers, peer) ? `${peers[peer].toFixed(2)}x` : '-').padStart(ratioWidth(peer)),
-  );
+    limit: limit === null ? '-' : figure(limit),
+    share: fraction === null ? '-' : percent(fraction),
+  });
+  const ratios = columns.map((peer) => comparison(peers[peer]).padStart(ratioWidth(peer)));
   return [line, ...ratios].join('');
 }
 
-export function limitLines({ threads, fma, read, copy }: MachineLimits): string[] {
-  const line = (what: string, { one, all }: Rate, unit: string) =>
-    `${what.padEnd(28)} ${figure(one / 1e9).padStart(6)} ${unit} with 1 thread, ${figure(all / 1e9)} with ${threads}`;
+const limitLine = (what: string, { one, all }: Rate, unit: string, threads: number) =>
+  `${what.padEnd(34)} ${figure(one / 1e9).padStart(6)} ${unit} with 1 thread, ${figure(all / 1e9)} with ${threads}`;
+
+export function limitLines({ machine, wasm }: Limits): string[] {
+  return [...(machine === null ? [] : machineLines(machine)), ...(wasm === null ? [] : wasmLine(wasm))];
+}
+
+function machineLines({ threads, fma, read, copy }: MachineLimits): string[] {
   return [
-    ...Object.entries(fma).map(([isa, rate]) => line(`multiply-add f32, ${isa}`, rate, 'GFLOP/s')),
-    line('memory, read', read, 'GB/s'),
-    line('memory, copy (read + write)', copy, 'GB/s'),
+    ...Object.entries(fma).map(([isa, rate]) =>
+      limitLine(`multiply-add f32, ${isa}`, rate, 'GFLOP/s', threads),
+    ),
+    limitLine('memory, read', read, 'GB/s', threads),
+    limitLine('memory, copy (read + write)', copy, 'GB/s', threads),
   ];
 }
 
-/** The machine's limits; null, with a line that says why, where its instructions are unknown to us. */
-async function limitsHere(threads: number, say: (line: string) => void): Promise<MachineLimits | null> {
-  // Limits are measured with machine code of the `cpu` accelerator.
+const wasmLine = (wasm: NonNullable<Limits['wasm']>) => [
+  limitLine(`wasm, ${wasm.instructions}`, wasm, 'GFLOP/s', wasm.threads),
+];
+
+/** The limits that items need; null, with a line that says why, where the machine's instructions are unknown to us. */
+async function limitsHere(
+  items: readonly Item[],
+  threads: number,
+  say: (line: string) => void,
+): Promise<Limits> {
+  const wasm = items.some(({ device }) => device === 'wasm') ? await measureWasmLimits() : null;
+  // The machine's limits are measured with machine code of the `cpu` accelerator.
   const cpu = (await listDevices()).find(({ name }) => name === 'cpu');
-  if (cpu?.available) return measureLimits(threads);
+  if (cpu?.available) return { machine: await measureLimits(threads), wasm };
   say(`No limits: the cpu accelerator, whose code measures them, is not available: ${cpu?.reason}`);
-  return null;
+  return { machine: null, wasm };
+}
+
+/** Compiling takes PyTorch minutes. */
+const PATIENT: readonly PeerName[] = ['torch.compile'];
+
+/** The peers that items are compared with, in the order of the table; one that is not installed is said. */
+async function peersFor(
+  items: readonly Item[],
+  large: boolean,
+  { say, warn }: { readonly say: (line: string) => void; readonly warn: (line: string) => void },
+): Promise<ReadonlyMap<PeerName, Peer | null>> {
+  const found = new Map<PeerName, Peer | null>();
+  for (const name of peerNames) {
+    if (!items.some(({ peers }) => peers[name] !== undefined)) continue;
+    if (PATIENT.includes(name) && !large) continue;
+    const peer = await findPeer(name);
+    found.set(name, peer);
+    if (peer === null) warn(`${name}: not installed (bench/peers/install.sh installs it for the comparison)`);
+    else say(`${name}: ${peer.about}`);
+  }
+  return found;
 }
 
 interface Options {
   readonly device: string;
+  readonly large?: boolean;
   readonly json?: boolean;
   readonly save?: boolean;
 }
 
-async function bench(names: readonly string[], { device, json, save }: Options): Promise<void> {
-  const items = benchmarkItems(checkNames(names));
+async function bench(names: readonly string[], { device, large, json, save }: Options): Promise<void> {
+  const chosenNames = checkNames(names);
   const say = json ? () => {} : (line: string) => console.log(line);
   // What makes figures incomplete or doubtful is said in either form, beside the JSON rather than in it.
   const warn = json ? (line: string) => console.error(line) : say;
@@ -105,8 +145,8 @@ async function bench(names: readonly string[], { device, json, save }: Options):
     throw new UsageError(
       'the interpreter defines results and is not made to be fast: choose another --device',
     );
-  const open = () => openDevice(chosen);
-  const opened = await open();
+  const items = benchmarkItems(chosenNames, chosen, large === true);
+  const opened = await openDevice(chosen);
   const { info } = opened;
   await opened.close();
   say(`${chosen}: ${info.description}, ${info.threads} thread${info.threads === 1 ? '' : 's'}`);
@@ -116,35 +156,30 @@ async function bench(names: readonly string[], { device, json, save }: Options):
         `The machine is busy (load ${load.toFixed(2)}): limits, figures and ratios may be far off on both sides`,
       ),
     );
-  const pytorch = await findPyTorch();
-  const limits = await limitsHere(info.threads, warn);
-  for (const line of limits === null ? [] : limitLines(limits)) say(line);
-
-  const peers: readonly Peer[] = pytorch === null ? [] : [pytorch];
-  if (pytorch === null)
-    warn('pytorch: not installed (bench/peers/install.sh installs it for the comparison)');
-  else say(`pytorch: ${pytorch.version}, eager, ${info.threads} threads; above 1x Tandem is faster`);
-  const columns = peers.map(({ name }) => name);
+  const limits = await limitsHere(items, info.threads, warn);
+  for (const line of limitLines(limits)) say(line);
+  const peers = await peersFor(items, large === true, { say, warn });
+  if (peers.size > 0) say('Peers run on as many threads; above 1x Tandem is faster, or takes less');
+  const columns = [...peers].filter(([, peer]) => peer !== null).map(([name]) => name);
   say('');
   say(pc.dim(tableHeader(columns)));
   const rows: Row[] = [];
   for (const item of items) {
-    const row = await measureItem(item, { open, threads: info.threads, limits, peers });
+    const open = () => openDevice(item.device, { threads: info.threads });
+    const row = await measureItem(item, { open, threads: info.threads, limits, peers, warn });
     rows.push(row);
     say(tableRow(row, columns));
   }
   if (json) console.log(JSON.stringify(rows, null, 2));
   if (save) {
-    const versions = Object.fromEntries(peers.map(({ name, version }) => [name, version]));
-    const path = await saveResults(RESULTS, {
-      date: new Date(),
-      device: info,
+    const path = await saveResults(RESULTS, PAGE, {
+      date: new Date().toISOString(),
+      machine: thisMachine(info, load),
       limits,
-      peers: versions,
-      load,
+      peers: Object.fromEntries([...peers].map(([name, peer]) => [name, peer?.about ?? null])),
       rows,
     });
-    say(`\nSaved as ${path}`);
+    say(`\nSaved as ${path} and ${PAGE}`);
   }
 }
 
@@ -152,18 +187,25 @@ export function addBench(program: Command): void {
   program
     .command('bench')
     .description(
-      'Measure kernels, training steps and decoding against the limits of this machine and PyTorch',
+      'Measure kernels, training steps and generation against the limits of this machine and other programs',
     )
-    .argument('[name...]', `what to measure: ${benchmarkNames.join(', ')}; default: all`)
+    .argument(
+      '[name...]',
+      `what to measure: ${benchmarkNames.join(', ')}; default: all but what needs --large`,
+    )
     .option('--device <name>', 'accelerator; auto: the best of this machine', 'auto')
     .option(
-      '--json',
-      'print JSON: an array of { name, shape, dtype, threads, value, unit, limit, fraction, peers }',
+      '--large',
+      "also what takes minutes: decode, prefill and start of a model of Qwen3-0.6B's shape, which is made once (1.2 GB), and torch.compile",
     )
-    .option('--save', `also write the results, with a description of the machine, to ${RESULTS}/<date>.json`)
+    .option(
+      '--json',
+      'print JSON: an array of { name, shape, dtype, device, threads, value, unit, limit, fraction, peers }',
+    )
+    .option('--save', `also write the results to ${RESULTS}/<machine>.json, and as tables to ${PAGE}`)
     .addHelpText(
       'after',
-      '\nExamples:\n  $ tandem bench\n  $ tandem bench matmul decode --device wasm --json',
+      '\nExamples:\n  $ tandem bench\n  $ tandem bench matmul decode --device wasm --json\n  $ tandem bench --large --save',
     )
     .action(bench);
 }

@@ -1,0 +1,23 @@
+/**
+ * A process that trains a few steps and prints what it took of memory, for `memory.ts`: the peak of a process can be
+ * measured only once. Arguments: name of the accelerator, model and shape of the batch as JSON.
+ */
+import { openDevice } from '../accelerators/registry.ts';
+import { initialWeights } from '../training/new-model.ts';
+import { withStep } from './training.ts';
+
+const STEPS = 3;
+
+const [name, config, shape] = process.argv.slice(2);
+const device = await openDevice(name);
+const before = process.memoryUsage.rss();
+const weights = initialWeights(JSON.parse(config), 0);
+const planned = await withStep(device, JSON.parse(config), JSON.parse(shape), weights, async (step) => {
+  for (let i = 0; i < STEPS; i++) await step();
+  // Everything is allocated by its plan, and nothing is given back before the end.
+  return device.allocatedBytes;
+});
+// The system counts in KiB.
+const peak = 1024 * process.resourceUsage().maxRSS;
+await device.close();
+console.log(JSON.stringify({ used: peak - before, planned }));
