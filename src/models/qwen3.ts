@@ -148,6 +148,8 @@ export interface ForwardInputs {
    * q is [tokens, heads * headDim]; k and v are [tokens, kvHeads * headDim]; the result has q's shape.
    */
   attend(layer: number, q: Tensor, k: Tensor, v: Tensor): Tensor;
+  /** Called with what enters each layer, [tokens, hidden]. */
+  atLayer?(x: Tensor): void;
 }
 
 /**
@@ -188,6 +190,7 @@ export function hiddenStates(
   // The residual stream is f32, whatever the type of the weights.
   let x = g.cast(lookUp(g, weights, EMBEDDING, inputs.ids, config.hidden_size, config.vocab_size), 'f32');
   for (let layer = 0; layer < config.num_hidden_layers; layer++) {
+    inputs.atLayer?.(x);
     const part = (name: string) => weight(layerName(layer, name));
     const linear = (input: Tensor, name: string) => {
       const full = layerName(layer, name);

@@ -165,9 +165,32 @@ export function fuse(nodes: readonly Node[], outputs: readonly Tensor[], enabled
       });
     }
   }
-  const placed = placeAssignments(uses, steps, enabled);
-  steps.sort((a, b) => a.position - b.position);
-  return { steps, uses, placed };
+  const ordered = early(steps);
+  const placed = placeAssignments(uses, ordered, enabled);
+  ordered.sort((a, b) => a.position - b.position);
+  return { steps: ordered, uses, placed };
+}
+
+/**
+ * Products whose epilogue belongs to a much later node, in the order of execution, as early as what they read is there:
+ * so a weight's gradient is added up at once, and its operands need not be kept. Reading a version of a state earlier is
+ * always right once it exists.
+ */
+function early(steps: readonly Step[]): Step[] {
+  const ordered = steps.toSorted((a, b) => a.position - b.position);
+  const ready = new Map<Tensor, number>();
+  return ordered.map((step) => {
+    let { position } = step;
+    if (step.kind === 'matmul' && step.anchor !== null && step.anchor.id < position) {
+      const reads = [...step.operands, ...step.inputs].map(memoryOf);
+      const from = (tensor: Tensor) => ready.get(tensor) ?? (isLeaf(tensor.node) ? 0 : tensor.node.id);
+      const last = Math.max(...reads.map(from));
+      // Between two nodes where the anchor's own place is too early.
+      position = Math.min(position, last < step.anchor.id ? step.anchor.id : last + 0.5);
+    }
+    for (const output of step.outputs) ready.set(output, position);
+    return { ...step, position };
+  });
 }
 
 function pointwise(

@@ -79,11 +79,17 @@ const CLIP_EPSILON = 1e-6;
 /** Names of the optimizer's states of a weight. */
 const stateNames = (name: string) => ({ grad: `grad.${name}`, m: `adam.m.${name}`, v: `adam.v.${name}` });
 
+export interface LearnerOptions {
+  /** Of the activations, keep only what enters each layer, and compute the rest again for the gradients. */
+  readonly gradientCheckpointing?: boolean;
+}
+
 /** `await using learner = new Learner(…)` disposes of it; its device stays open. */
 export class Learner implements AsyncDisposable {
   readonly device: Device;
   readonly config: Qwen3Config;
   readonly #dtype: WeightType;
+  readonly #checkpointing: boolean;
   readonly #weights: WeightStore;
   /** The model before reinforcement, for the KL penalty; made when it is first needed. */
   #reference: WeightStore | null = null;
@@ -94,10 +100,11 @@ export class Learner implements AsyncDisposable {
    * Allocates weights, gradients and moments, as zeros: `setWeights` or `loadState` comes next.
    * @param dtype type in which matrices are multiplied; weights and optimizer state are f32
    */
-  constructor(device: Device, config: Qwen3Config, dtype: WeightType) {
+  constructor(device: Device, config: Qwen3Config, dtype: WeightType, options: LearnerOptions = {}) {
     this.device = device;
     this.config = config;
     this.#dtype = dtype;
+    this.#checkpointing = options.gradientCheckpointing ?? false;
     this.#weights = new WeightStore(device, config, 'f32');
     for (const { name, shape } of weightSpecs(config)) {
       for (const state of Object.values(stateNames(name))) this.#weights.store.create(state, 'f32', shape);
@@ -255,8 +262,8 @@ export class Learner implements AsyncDisposable {
     return program;
   }
 
-  /** Logits of every token of a batch; declares the input `ids`. */
-  #forward(g: Graph, { sequences, length }: BatchShape): Tensor {
+  /** Logits of every token of a batch; declares the input `ids`. `atLayer` is called with what enters each layer. */
+  #forward(g: Graph, { sequences, length }: BatchShape, atLayer?: (x: Tensor) => void): Tensor {
     const { config } = this;
     const rows = sequences * length;
     const ids = g.input('ids', 'i32', [rows]);
@@ -267,6 +274,7 @@ export class Learner implements AsyncDisposable {
       ids,
       positions,
       attend: (_, q, k, v) => g.attention(q, k, v, shape),
+      atLayer,
     });
     return logits(g, config, weights, hidden);
   }
@@ -275,7 +283,8 @@ export class Learner implements AsyncDisposable {
     const g = new Graph();
     const rows = shape.sequences * shape.length;
     const column = (name: keyof Batch) => g.input(name, 'f32', [rows]);
-    const scores = this.#forward(g, shape);
+    const checkpoints: Tensor[] = [];
+    const scores = this.#forward(g, shape, (x) => checkpoints.push(x));
     const targets = g.input('targets', 'i32', [rows]);
     const { logprob: likelihood, entropy } = g.tokenLogProbability(
       scores,
@@ -306,7 +315,7 @@ export class Learner implements AsyncDisposable {
       Object.assign(outputs, { loss, ratio }, kl === null ? {} : { kl });
     }
     const parameters = weightSpecs(this.config).map(({ name }) => g.find(name)!);
-    const grads = gradients(g, outputs.loss, parameters);
+    const grads = gradients(g, outputs.loss, parameters, this.#checkpointing ? { checkpoints } : {});
     for (const [i, { name, shape: size }] of weightSpecs(this.config).entries()) {
       const sum = g.state(stateNames(name).grad, 'f32', size);
       g.assign(sum, g.add(sum, grads[i]));

@@ -150,6 +150,12 @@ export const runOptions = z.strictObject({
     .default(0)
     .describe('Every random number of the run follows from it'),
   device: z.string().default('auto').describe('Accelerator of the learner; auto: the best of this machine'),
+  gradient_checkpointing: z
+    .boolean()
+    .default(false)
+    .describe(
+      'Keep only what enters each layer and compute the rest again for the gradients: less memory, about a quarter more time, the same numbers',
+    ),
   rollout: z
     .string()
     .optional()

@@ -161,8 +161,10 @@ export class TrainingRun {
   /** `rolloutDevice`: null for browser tabs. */
   async #open(learnerDevice: Device, rolloutDevice: Device | null): Promise<void> {
     const { config, start } = this.#parts;
-    const { dtype } = this.#progress;
-    this.#learner = new Learner(learnerDevice, config, dtype);
+    const { dtype, run } = this.#progress;
+    this.#learner = new Learner(learnerDevice, config, dtype, {
+      gradientCheckpointing: run.gradient_checkpointing,
+    });
     if (rolloutDevice === null) {
       this.#tabs = await openBrowserRollouts(config, this.#progress, (event) => this.#emit(event));
       this.#worker = this.#tabs.pool;

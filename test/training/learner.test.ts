@@ -299,6 +299,27 @@ for (const { name: deviceName, available, reason } of await listDevices()) {
       });
     }
 
+    test('gradient checkpointing changes memory, and no bit of a gradient', async () => {
+      const model = { ...TIED, num_hidden_layers: 4 };
+      const step = async (gradientCheckpointing: boolean) => {
+        const learner = new Learner(device, model, 'f32', { gradientCheckpointing });
+        learner.setWeights(weightsOf(model, 1));
+        learner.resetOptimizer();
+        const before = device.allocatedBytes;
+        const { loss } = await learner.forwardBackward(LIKELIHOOD, SHAPE, likelihoodBatch);
+        const memory = device.allocatedBytes - before;
+        const grads = new Map(
+          [...(await gradientsOf(learner))].map(([name, values]) => [name, bits(values)]),
+        );
+        await learner.dispose();
+        return { loss, memory, grads };
+      };
+      const [kept, again] = [await step(false), await step(true)];
+      assert.equal(again.loss, kept.loss);
+      assert.deepEqual(again.grads, kept.grads);
+      assert.ok(again.memory < 0.6 * kept.memory, `${again.memory} bytes instead of ${kept.memory}`);
+    });
+
     for (const loss_type of LOSS_TYPES) {
       // Truncation is the same code for every objective: one of them is enough.
       for (const distribution of loss_type === 'grpo' ? [WHOLE, CUT] : [WHOLE]) {
