@@ -14,6 +14,8 @@ export interface DeviceBuffer {
 export interface Launch {
   readonly kernel: Kernel;
   readonly bindings: readonly Binding[];
+  /** Floating-point operations, roughly, where whoever made the launch knows; for profiles. */
+  readonly flops?: number;
 }
 
 export interface Binding {
@@ -26,6 +28,22 @@ export interface Executable {
   /** Executes the whole list `repeat` times (1), without JavaScript between launches. One run at a time a device. */
   run(repeat?: number): Promise<void>;
   dispose(): void;
+}
+
+/** What one thread did of a launch. Times in microseconds from one origin for all of a trace. */
+export interface TracedPart {
+  readonly thread: number;
+  readonly began: number;
+  readonly ended: number;
+  /** Of these, those in which it computed: the rest went to handing out work. */
+  readonly busy: number;
+  readonly programs: number;
+}
+
+export interface TracedLaunch {
+  readonly launch: Launch;
+  /** Of the threads that took part. */
+  readonly parts: readonly TracedPart[];
 }
 
 export interface DeviceInfo {
@@ -44,6 +62,11 @@ export interface Device extends AsyncDisposable {
   readonly info: DeviceInfo;
   /** Why this kernel cannot be compiled here (it names the operation), or null when it can. */
   unsupported(kernel: Kernel): string | null;
+  /**
+   * Where threads run one program of the kernel together: how often they wait for each other in it, loops counted once.
+   * Left out by accelerators on which one thread runs a program from its beginning to its end.
+   */
+  barriers?(launch: Launch): number;
   /** Zero-filled, 64-byte aligned. Throws when memory is exhausted. */
   allocate(byteLength: number): DeviceBuffer;
   free(buffer: DeviceBuffer): void;
@@ -58,6 +81,13 @@ export interface Device extends AsyncDisposable {
   read(buffer: DeviceBuffer, byteOffset?: number, byteLength?: number): Promise<Uint8Array<ArrayBuffer>>;
   /** Compiles the launches. Throws an error that names the kernel and operation when one is unsupported. */
   compile(launches: readonly Launch[]): Promise<Executable>;
+  /**
+   * Records every launch that is executed until `work` is done, in their order. Results are the same, it only takes longer.
+   * Left out by accelerators that cannot tell. Throws where a trace is going on already.
+   */
+  trace?<T>(
+    work: () => Promise<T>,
+  ): Promise<{ readonly value: T; readonly launches: readonly TracedLaunch[] }>;
   /** Bytes allocated and not yet freed: leaks fail the tests. */
   readonly allocatedBytes: number;
   /** Frees all memory. Buffers, executables and what was built on them cannot be used any more. */

@@ -3,7 +3,7 @@
  * keys go straight into the cache. Every element is computed as by `rmsNorm`, `rope` and `cacheWrite` one after the other,
  * to the bit.
  */
-import type { KernelBuilder, Tile } from '../tile/builder.ts';
+import type { KernelBuilder, Tile, ViewHandle } from '../tile/builder.ts';
 import { buildKernel, ceilDiv } from '../tile/builder.ts';
 import type { Kernel } from '../tile/ir.ts';
 import type { Storage } from './common.ts';
@@ -24,7 +24,10 @@ export interface NormedRopeOptions {
   readonly type?: Storage;
 }
 
-export interface NormedCacheWriteOptions extends NormedRopeOptions {
+export interface QueryKeyValueOptions extends NormedRopeOptions {
+  readonly kvHeads: number;
+  /** Added to the mean square of a key. */
+  readonly keyEps: number;
   readonly slots: number;
   readonly maxLength: number;
   readonly cacheType?: Storage;
@@ -35,18 +38,34 @@ const describe = (o: NormedRopeOptions) =>
 
 const TOKENS = 8;
 
-/** Declares x, weight, positions, cos and sin, and gives the two rotated halves of a head, f32 [block, headDim / 2] each. */
-function normedAndRotated(k: KernelBuilder, o: NormedRopeOptions, token: Tile, block: number) {
+interface Heads {
+  readonly x: ViewHandle;
+  readonly weight: ViewHandle;
+}
+
+function headViews(
+  k: KernelBuilder,
+  o: NormedRopeOptions,
+  names: readonly [string, string],
+  heads: number,
+): Heads {
   if (o.headDim % 2 !== 0) throw new RangeError(`rope needs an even headDim, not ${o.headDim}`);
-  const { tokens, heads, headDim, maxPositions, eps, xType = 'f32', type = 'f32' } = o;
+  const { tokens, headDim, xType = 'f32' } = o;
+  return {
+    x: k.input(names[0], xType, [tokens, heads, headDim]),
+    weight: k.input(names[1], 'f32', [1, headDim]),
+  };
+}
+
+/** Declares positions, cos and sin. `rotated` gives of a head the rotated halves, f32 [block, headDim / 2] each. */
+function normedAndRotated(k: KernelBuilder, o: NormedRopeOptions, token: Tile, block: number) {
+  const { tokens, headDim, maxPositions, type = 'f32' } = o;
   const half = headDim / 2;
-  const x = k.input('x', xType, [tokens, heads, headDim]);
-  const weight = k.input('weight', 'f32', [1, headDim]);
   const positions = k.input('positions', 'i32', [tokens]);
   const tables = ['cos', 'sin'].map((name) => k.input(name, 'f32', [maxPositions, half]));
   const rows = k.load(positions, [token], [block]);
   const [cos, sin] = tables.map((table) => k.gather(table, rows, 0, half));
-  return (head: Tile): readonly [Tile, Tile] => {
+  const rotated = ({ x, weight }: Heads, head: Tile, eps: number): readonly [Tile, Tile] => {
     const part = (from: number, size: number) =>
       loadF32(k, x, [token, head, from], [block, 1, size]).reshape([block, size]);
     const scale = inverseRms(part(0, headDim), { columns: headDim, eps });
@@ -58,20 +77,22 @@ function normedAndRotated(k: KernelBuilder, o: NormedRopeOptions, token: Tile, b
     };
     return rotate([normed(0), normed(half)], cos, sin);
   };
+  return { positions, rotated };
 }
 
 /** Views: x [tokens, heads, headDim], weight f32 [1, headDim], positions i32 [tokens], cos, sin, y like x. */
 export const normedRope: (options: NormedRopeOptions) => Kernel = memoized(
   (o: NormedRopeOptions): Kernel =>
     buildKernel(`normed_rope_${describe(o)}`, (k) => {
-      const { tokens, heads, headDim, type = 'f32' } = o;
+      const { tokens, heads, headDim, eps, type = 'f32' } = o;
       const block = Math.min(tokens, TOKENS);
       const token = k.programId(0).mul(block);
-      const rotated = normedAndRotated(k, o, token, block);
+      const views = headViews(k, o, ['x', 'weight'], heads);
+      const { rotated } = normedAndRotated(k, o, token, block);
       const y = k.output('y', type, [tokens, heads, headDim]);
       k.grid(ceilDiv(tokens, block));
       k.loop({ hi: heads }, [] as const, (head) => {
-        rotated(head).forEach((tile, part) => {
+        rotated(views, head, eps).forEach((tile, part) => {
           storeAs(k, y, [token, head, (part * headDim) / 2], tile.reshape([block, 1, headDim / 2]));
         });
         return undefined;
@@ -80,31 +101,43 @@ export const normedRope: (options: NormedRopeOptions) => Kernel = memoized(
 );
 
 /**
- * Keys normalised and rotated, and values as they are, into the cache. Views: x (the keys), weight, positions, cos, sin,
- * newValues [tokens, heads, headDim], slot, position i32 [tokens], keys, values [slots, heads, maxLength, headDim].
+ * Queries normalised and rotated; keys too, into the cache, and values as they are. Views: q [tokens, heads, headDim],
+ * queryWeight, k [tokens, kvHeads, headDim], keyWeight, positions, cos, sin, v like k, slot i32 [tokens], y like q,
+ * keys, values [slots, kvHeads, maxLength, headDim].
  */
-export const normedCacheWrite: (options: NormedCacheWriteOptions) => Kernel = memoized(
-  (o: NormedCacheWriteOptions): Kernel =>
+export const queryKeyValue: (options: QueryKeyValueOptions) => Kernel = memoized(
+  (o: QueryKeyValueOptions): Kernel =>
     buildKernel(
-      `normed_cache_write_${describe(o)}_${o.slots}x${o.maxLength}_${o.cacheType ?? 'f32'}`,
+      `query_key_value_${describe(o)}_${o.kvHeads}_${o.slots}x${o.maxLength}_${o.cacheType ?? 'f32'}`,
       (k) => {
-        const { tokens, heads, headDim, slots, maxLength, type = 'f32', cacheType = 'f32' } = o;
+        const { tokens, heads, kvHeads, headDim, slots, maxLength, type = 'f32', cacheType = 'f32' } = o;
         const block = Math.min(tokens, TOKENS);
         const token = k.programId(0).mul(block);
-        const head = k.programId(1);
-        const rotated = normedAndRotated(k, o, token, block);
-        const newValues = k.input('newValues', type, [tokens, heads, headDim]);
+        const kvHead = k.programId(1);
+        const queryViews = headViews(k, o, ['q', 'queryWeight'], heads);
+        const keyViews = headViews(k, o, ['k', 'keyWeight'], kvHeads);
+        const { positions, rotated } = normedAndRotated(k, o, token, block);
+        const v = k.input('v', type, [tokens, kvHeads, headDim]);
         const slot = k.input('slot', 'i32', [tokens]);
-        const position = k.input('position', 'i32', [tokens]);
-        const shape = [slots * heads * maxLength, headDim];
+        const y = k.output('y', type, [tokens, heads, headDim]);
+        const shape = [slots * kvHeads * maxLength, headDim];
         const [keys, values] = ['keys', 'values'].map((name) => k.output(name, cacheType, shape));
-        k.grid(ceilDiv(tokens, block), heads);
-        const rows = cacheRows(k, { slot, position }, { token, block, head }, { slots, heads, maxLength });
-        rotated(head).forEach((tile, part) => {
+        k.grid(ceilDiv(tokens, block), kvHeads);
+        const at = { token, block, head: kvHead };
+        const rows = cacheRows(k, { slot, position: positions }, at, { slots, heads: kvHeads, maxLength });
+        rotated(keyViews, kvHead, o.keyEps).forEach((tile, part) => {
           k.scatter(keys, rows, (part * headDim) / 2, tile.cast(type).cast(cacheType));
         });
-        const value = loadF32(k, newValues, [token, head, 0], [block, 1, headDim]).reshape([block, headDim]);
+        const value = loadF32(k, v, [token, kvHead, 0], [block, 1, headDim]).reshape([block, headDim]);
         k.scatter(values, rows, 0, value.cast(cacheType));
+        const group = heads / kvHeads;
+        k.loop({ hi: group }, [] as const, (index) => {
+          const head = kvHead.mul(group).add(index);
+          rotated(queryViews, head, o.eps).forEach((tile, part) => {
+            storeAs(k, y, [token, head, (part * headDim) / 2], tile.reshape([block, 1, headDim / 2]));
+          });
+          return undefined;
+        });
       },
     ),
 );

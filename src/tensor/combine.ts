@@ -1,7 +1,9 @@
 /** Kernels that carry out several nodes which follow each other, instead of one kernel each. */
 import type { Storage } from '../kernels/common.ts';
-import { normedCacheWrite, normedRope } from '../kernels/qknorm.ts';
+import { rmsNorm } from '../kernels/norm.ts';
+import { normedRope, queryKeyValue } from '../kernels/qknorm.ts';
 import type { Kernel } from '../tile/ir.ts';
+import { normOptions } from './emit.ts';
 import type { Node } from './primitives.ts';
 import { is } from './primitives.ts';
 import type { Tensor } from './tensor.ts';
@@ -10,33 +12,25 @@ import { plain } from './uses.ts';
 
 export interface Combination {
   readonly kernel: Kernel;
-  /** What the kernel's first views are bound to; the others are the last node's outputs. */
+  /** What the kernel's first views are bound to. */
   readonly operands: readonly Tensor[];
-  /** Nodes before the last one that need no kernel of their own. */
+  /** What the others are bound to. */
+  readonly outputs: readonly Tensor[];
+  /** Other nodes that need no kernel of their own. */
   readonly absorbed: readonly Node[];
 }
 
 const storage = (tensor: Tensor) => tensor.dtype as Storage;
 
-/** The kernel for `node` and those before it whose results only it needs; null where there is none. */
+/** A kernel at the place of `node` for it and nodes before it whose results nothing else needs by then; null where there is none. */
 export function combine(node: Node, uses: Uses): Combination | null {
-  if (is(node, 'rope')) {
-    const rotary = normedRotation(node, uses, node.id);
-    if (rotary === null) return null;
-    return { kernel: normedRope(rotary.options), operands: rotary.operands, absorbed: rotary.absorbed };
-  }
-  if (!is(node, 'cacheWrite')) return null;
-  const [keys, , newKeys, newValues, slots, positions] = node.inputs;
-  const rotation = onlyFor(node, newKeys, uses);
-  if (rotation === null || !is(rotation, 'rope')) return null;
-  const rotary = normedRotation(rotation, uses, node.id);
-  if (rotary === null || !uses.movable(rotation, node.id) || newValues.dtype !== newKeys.dtype) return null;
-  const [slotCount, , maxLength] = keys.shape;
-  return {
-    kernel: normedCacheWrite({ ...rotary.options, slots: slotCount, maxLength, cacheType: storage(keys) }),
-    operands: [...rotary.operands, ...[newValues, slots, positions].map(plain)],
-    absorbed: [rotation, ...rotary.absorbed],
-  };
+  if (is(node, 'cast')) return roundedNorm(node, uses);
+  if (is(node, 'cacheWrite')) return cachedHeads(node, uses);
+  if (!is(node, 'rope')) return null;
+  const rotation = normedRotation(node, uses, node.id);
+  if (rotation === null) return null;
+  const { options, x, weight, tables, absorbed } = rotation;
+  return { kernel: normedRope(options), operands: [x, weight, ...tables], outputs: node.outputs, absorbed };
 }
 
 /** The node that computes `input`, where nobody else needs that result. */
@@ -44,6 +38,20 @@ function onlyFor(node: Node, input: Tensor, uses: Uses): Node | null {
   const tensor = plain(input);
   const alone = !uses.isOutput(tensor) && uses.of(tensor).every((use) => use.node === node && use.direct);
   return alone ? tensor.node : null;
+}
+
+/** A norm that stores its result rounded. */
+function roundedNorm(node: Node<'cast'>, uses: Uses): Combination | null {
+  const norm = onlyFor(node, node.inputs[0], uses);
+  if (norm === null || !is(norm, 'rmsNorm') || !uses.movable(norm, node.id)) return null;
+  if (norm.attributes.type !== 'f32' || node.attributes.dtype !== 'bf16') return null;
+  const [x, weight] = norm.inputs;
+  return {
+    kernel: rmsNorm({ ...normOptions(x, weight, norm.attributes.eps), yType: 'bf16' }),
+    operands: [x, weight].map(plain),
+    outputs: node.outputs,
+    absorbed: [norm],
+  };
 }
 
 /** A rotation of what was normalised a head at a time, to be computed at place `later`. */
@@ -64,7 +72,49 @@ function normedRotation(node: Node<'rope'>, uses: Uses, later: number) {
       xType: storage(x),
       type: norm.attributes.type,
     },
-    operands: [x, weight, positions, cos, sin].map(plain),
-    absorbed: [norm],
+    x: plain(x),
+    weight: plain(weight),
+    tables: [positions, cos, sin].map(plain),
+    absorbed: [norm] as readonly Node[],
+  };
+}
+
+/** Keys normalised and rotated into the cache, together with the queries of the attention that reads it. */
+function cachedHeads(node: Node<'cacheWrite'>, uses: Uses): Combination | null {
+  const [keys, , newKeys, newValues, slots, positions] = node.inputs;
+  const readers = uses.of(node.outputs[0]).filter(({ node: reader }) => is(reader, 'attention'));
+  if (readers.length !== 1) return null;
+  const attention = readers[0].node;
+  const rotated = [attention.inputs[0], newKeys].map((tensor, index) => {
+    const rope = onlyFor(index === 0 ? attention : node, tensor, uses);
+    if (rope === null || !is(rope, 'rope') || rope.id > node.id || !uses.movable(rope, node.id)) return null;
+    const rotation = normedRotation(rope, uses, node.id);
+    return rotation === null ? null : { ...rotation, rope };
+  });
+  const [query, key] = rotated;
+  if (query === null || key === null) return null;
+  // A token's place in the cache is its position in the sequence.
+  const same =
+    query.tables[0] === plain(positions) &&
+    query.tables.every((table, index) => table === key.tables[index]) &&
+    query.options.tokens === key.options.tokens &&
+    query.options.headDim === key.options.headDim &&
+    query.options.xType === key.options.xType &&
+    query.options.type === key.options.type &&
+    query.options.type === newValues.dtype;
+  if (!same) return null;
+  const [slotCount, kvHeads, maxLength] = keys.shape;
+  return {
+    kernel: queryKeyValue({
+      ...query.options,
+      kvHeads,
+      keyEps: key.options.eps,
+      slots: slotCount,
+      maxLength,
+      cacheType: storage(keys),
+    }),
+    operands: [query.x, query.weight, key.x, key.weight, ...query.tables, ...[newValues, slots].map(plain)],
+    outputs: [query.rope.outputs[0], ...node.outputs],
+    absorbed: [query, key].flatMap(({ rope, absorbed }) => [rope, ...absorbed]),
   };
 }

@@ -62,7 +62,7 @@ function attentionOptions(attributes: Attributes['attention'], q: Tensor, keys: 
   };
 }
 
-function normOptions(x: Tensor, weight: Tensor, eps: number) {
+export function normOptions(x: Tensor, weight: Tensor, eps: number) {
   const [columns] = weight.shape;
   return {
     rows: elementCount(x.shape) / columns,

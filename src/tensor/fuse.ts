@@ -108,8 +108,11 @@ export function fuse(nodes: readonly Node[], outputs: readonly Tensor[], enabled
     }
     for (const node of [...uses.live].reverse()) {
       if (absorbed.has(node)) continue;
+      const group = groups.of(node);
+      if (group !== undefined && (group.members.length > 1 || taken.has(group))) continue;
       const combination = combine(node, uses);
       if (combination === null) continue;
+      if (group !== undefined) taken.add(group);
       for (const part of [node, ...combination.absorbed]) absorbed.add(part);
       steps.push({
         kind: 'kernel',
@@ -119,7 +122,7 @@ export function fuse(nodes: readonly Node[], outputs: readonly Tensor[], enabled
         combined: combination.kernel,
         expression: null,
         inputs: [],
-        outputs: node.outputs,
+        outputs: combination.outputs,
         parts: [],
       });
     }

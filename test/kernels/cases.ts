@@ -15,14 +15,13 @@ import { biasEpilogue, gateEpilogue, matmul, residualEpilogue } from '../../src/
 import { rmsNorm, rmsNormBackward, rmsNormWeightPartial } from '../../src/kernels/norm.ts';
 import { adamW, gradientClip, sumSquares } from '../../src/kernels/optimizer.ts';
 import { packTransposed } from '../../src/kernels/panels.ts';
-import { normedCacheWrite, normedRope } from '../../src/kernels/qknorm.ts';
+import { normedRope, queryKeyValue } from '../../src/kernels/qknorm.ts';
 import { rope, ropeTable } from '../../src/kernels/rope.ts';
 import { sampledLogp, sampledLogpBackward } from '../../src/kernels/sampling.ts';
 import { transpose } from '../../src/kernels/transpose.ts';
 import type { Tolerance } from '../../src/numerics/error.ts';
 import type { Case } from './buffers.ts';
 import { decode, encode, normals } from './buffers.ts';
-import { quantizedCases } from './quantized-cases.ts';
 import { quantizedCases } from './quantized-cases.ts';
 import { attentionReference, logSoftmax, matmulReference, rmsNormReference, sigmoid } from './references.ts';
 
@@ -315,51 +314,71 @@ function rowCases(): Case[] {
       });
     }
 
-    const headWeight = normals(29, headDim, 'f32');
-    const norms = rmsNormReference(q, headWeight, tokens * heads, headDim, eps).y;
-    const normed = decode(type, encode(type, norms));
-    const rotated = normed.map((value, i) => {
-      const d = i % headDim;
-      const angle = positions[Math.floor(i / (heads * headDim))] * 10000 ** ((-2 * (d % 3)) / headDim);
-      return value * Math.cos(angle) + (d < 3 ? -normed[i + 3] : normed[i - 3]) * Math.sin(angle);
-    });
+    /** Normalised a head at a time, rounded, and rotated. */
+    const rotated = (x: readonly number[], weight: readonly number[], count: number) => {
+      const norms = rmsNormReference(x, weight, tokens * count, headDim, eps).y;
+      const normed = decode(type, encode(type, norms));
+      return normed.map((value, i) => {
+        const d = i % headDim;
+        const angle = positions[Math.floor(i / (count * headDim))] * 10000 ** ((-2 * (d % 3)) / headDim);
+        return value * Math.cos(angle) + (d < 3 ? -normed[i + 3] : normed[i - 3]) * Math.sin(angle);
+      });
+    };
+    const queryWeight = normals(29, headDim, 'f32');
     const head = { tokens, heads, headDim, maxPositions, eps, xType: type, type };
+    cases.push({
+      name: `normedRope ${type}`,
+      kernel: normedRope(head),
+      inputs: { x: q, weight: queryWeight, positions, cos, sin },
+      expected: { y: rotated(q, queryWeight, heads) },
+      tolerance,
+    });
+    const kvHeads = 2;
+    const many = normals(33, tokens * 2 * kvHeads * headDim, type);
+    const fresh = [
+      normals(34, tokens * kvHeads * headDim, type),
+      normals(30, tokens * kvHeads * headDim, type),
+    ];
+    const keyWeight = normals(35, headDim, 'f32');
     const cacheSlots = positions.map((_, t) => (t === 4 ? -1 : t % 2));
-    const newValues = normals(30, q.length, type);
-    const cached = (fresh: readonly number[]) => {
-      const cache = new Array<number>(2 * heads * maxPositions * headDim).fill(Number.NaN);
-      fresh.forEach((value, i) => {
-        const [t, h] = [Math.floor(i / (heads * headDim)), Math.floor(i / headDim) % heads];
-        const row = (cacheSlots[t] * heads + h) * maxPositions + positions[t];
+    const cached = (rows: readonly number[]) => {
+      const cache = new Array<number>(2 * kvHeads * maxPositions * headDim).fill(Number.NaN);
+      rows.forEach((value, i) => {
+        const [t, h] = [Math.floor(i / (kvHeads * headDim)), Math.floor(i / headDim) % kvHeads];
+        const row = (cacheSlots[t] * kvHeads + h) * maxPositions + positions[t];
         if (cacheSlots[t] >= 0) cache[row * headDim + (i % headDim)] = value;
       });
       return cache;
     };
-    cases.push(
-      {
-        name: `normedRope ${type}`,
-        kernel: normedRope(head),
-        inputs: { x: q, weight: headWeight, positions, cos, sin },
-        expected: { y: rotated },
-        tolerance,
+    cases.push({
+      name: `queryKeyValue ${type}`,
+      kernel: queryKeyValue({
+        ...head,
+        heads: 2 * kvHeads,
+        kvHeads,
+        keyEps: eps,
+        slots: 2,
+        maxLength: maxPositions,
+        cacheType: type,
+      }),
+      inputs: {
+        q: many,
+        queryWeight,
+        k: fresh[0],
+        keyWeight,
+        positions,
+        cos,
+        sin,
+        v: fresh[1],
+        slot: cacheSlots,
       },
-      {
-        name: `normedCacheWrite ${type}`,
-        kernel: normedCacheWrite({ ...head, slots: 2, maxLength: maxPositions, cacheType: type }),
-        inputs: {
-          x: q,
-          weight: headWeight,
-          positions,
-          cos,
-          sin,
-          newValues,
-          slot: cacheSlots,
-          position: positions,
-        },
-        expected: { keys: cached(rotated), values: cached(newValues) },
-        tolerance,
+      expected: {
+        y: rotated(many, queryWeight, 2 * kvHeads),
+        keys: cached(rotated(fresh[0], keyWeight, kvHeads)),
+        values: cached(fresh[1]),
       },
-    );
+      tolerance,
+    });
 
     const g = [...normals(25, 33 * 5, type, 3)];
     const u = normals(26, g.length, type);
@@ -635,6 +654,5 @@ export const CASES: readonly Case[] = [
   ...rowCases(),
   ...lossCases(),
   ...updateCases(),
-  ...quantizedCases(),
   ...quantizedCases(),
 ];

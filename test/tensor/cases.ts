@@ -228,16 +228,23 @@ export const CASES: readonly Case[] = [
     gradient: false,
   },
   {
-    name: 'keys normalised and rotated into the cache',
+    name: 'attention to a cache, queries and keys normalised and rotated',
     build: (g) => {
       const [keys, values] = ['keys', 'values'].map((part) => g.state(part, 'f32', [2, 2, 5, 4]));
       const [slots, positions] = ['slots', 'positions'].map((name) => g.input(name, 'i32', [4]));
-      const rope = { headDim: 4, theta: 50, maxPositions: 5 };
-      const k = g.rope(g.rmsNorm(p(g, 'k', 4, 8), p(g, 'w', 4), 1e-3), positions, rope);
-      const next = g.cacheWrite(keys, values, k, p(g, 'v', 4, 8), slots, positions);
-      return [next.keys, next.values];
+      const rotated = (name: string, width: number) =>
+        g.rope(g.rmsNorm(p(g, name, 4, width), p(g, `${name}w`, 4), 1e-3), positions, {
+          headDim: 4,
+          theta: 50,
+          maxPositions: 5,
+        });
+      const q = rotated('q', 16);
+      const next = g.cacheWrite(keys, values, rotated('k', 8), p(g, 'v', 4, 8), slots, positions);
+      const shape = { sequences: 2, heads: 4, kvHeads: 2, headDim: 4 };
+      const place = { slots: g.input('slot', 'i32', [2]), start: g.input('start', 'i32', [2]) };
+      return [g.attention(q, next.keys, next.values, shape, place), next.keys, next.values];
     },
-    inputs: { slots: [1, 1, 0, 0], positions: [1, 2, -1, 4] },
+    inputs: { slots: [1, 1, 0, 0], positions: [1, 2, 3, 4], slot: [1, 0], start: [1, 3] },
     gradient: false,
   },
   {

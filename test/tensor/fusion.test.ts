@@ -49,49 +49,65 @@ describe('fusion', () => {
     assert.equal((await names(g, { total })).length, 1);
   });
   for (const dtype of ['f32', 'bf16'] as const)
-    it(`normalises, rotates and caches keys in one kernel, with the bits of three, ${dtype}`, async () => {
+    it(`normalises and rotates queries and keys, and caches keys, in one kernel, with the same bits, ${dtype}`, async () => {
       const g = new Graph();
       const type = (x: Tensor) => g.cast(x, dtype);
-      const at = g.input('at', 'i32', [11]);
-      const rope = { headDim: 6, theta: 50, maxPositions: 20 };
-      const rotated = (name: string) =>
+      const at = g.input('at', 'i32', [12]);
+      const shapes: Record<string, readonly number[]> = {};
+      const parameter = (name: string, ...shape: number[]) => {
+        shapes[name] = shape;
+        return g.parameter(name, 'f32', shape);
+      };
+      const rotated = (name: string, width: number) =>
         g.rope(
-          g.rmsNorm(type(g.parameter(name, 'f32', [11, 12])), g.parameter(`${name}w`, 'f32', [6]), 1e-3, {
-            type: dtype,
-          }),
+          g.rmsNorm(type(parameter(name, 12, width)), parameter(`${name}w`, 6), 1e-3, { type: dtype }),
           at,
-          rope,
+          { headDim: 6, theta: 50, maxPositions: 20 },
         );
       const [keys, values] = ['keys', 'values'].map((part) => g.state(part, dtype, [2, 2, 20, 6]));
-      const slots = g.input('slots', 'i32', [11]);
-      g.cacheWrite(keys, values, rotated('k'), type(g.parameter('v', 'f32', [11, 12])), slots, at);
-      const q = g.mul(g.cast(rotated('q'), 'f32'), 1);
+      const slots = g.input('slots', 'i32', [12]);
+      const q = rotated('q', 24);
+      const next = g.cacheWrite(keys, values, rotated('k', 12), type(parameter('v', 12, 12)), slots, at);
+      const shape = { sequences: 2, heads: 4, kvHeads: 2, headDim: 6 };
+      const start = g.input('start', 'i32', [2]);
+      const attended = g.cast(g.attention(q, next.keys, next.values, shape, { start }), 'f32');
+      // In training: no cache.
+      const alone = g.cast(rotated('other', 12), 'f32');
+      const rounded = g.cast(
+        g.matmul(
+          g.cast(g.rmsNorm(parameter('x', 2, 8), parameter('xw', 8), 1e-3), dtype),
+          type(parameter('y', 8, 3)),
+        ),
+        'f32',
+      );
+      const outputs = { attended, alone, rounded };
       const inputs = {
-        at: [3, 4, 5, 6, 7, 19, 0, 1, -1, 3, 4],
-        slots: [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 5],
+        at: [3, 4, 5, 6, 7, 8, 0, 1, -1, 3, 4, 5],
+        slots: [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 5, 1],
+        start: [3, 0],
       };
       const feeds = feedsFor(g, { inputs });
       const [fused, apart] = [
-        await runGraph(device, g, feeds, { q }),
-        await runGraph(device, g, feeds, { q }, { fuse: false }),
+        await runGraph(device, g, feeds, outputs),
+        await runGraph(device, g, feeds, outputs, { fuse: false }),
       ];
       assert.deepEqual(fused, apart);
-      assert.ok((fused.get('q') as Float32Array).some((value) => value !== 0));
+      for (const name of Object.keys(outputs))
+        assert.ok((fused.get(name) as Float32Array).some((value) => value !== 0));
       using store = new ParameterStore(device);
-      for (const [name, shape] of [
-        ['k', [11, 12]],
-        ['kw', [6]],
-        ['v', [11, 12]],
-        ['q', [11, 12]],
-        ['qw', [6]],
-      ] as const)
-        store.create(name, 'f32', shape);
-      using program = await compile(g, device, store, { outputs: { q } });
-      const kernels = program.launches.map(({ name }) => name.split('_').slice(0, 2).join(' '));
+      for (const [name, shape] of Object.entries(shapes)) store.create(name, 'f32', shape);
+      using program = await compile(g, device, store, { outputs });
+      const kernels = program.launches.map(({ name }) => name);
       assert.deepEqual(
-        kernels.filter((name) => /norm|rope|cache/u.test(name)),
-        ['normed cache', 'normed rope'],
+        kernels
+          .filter((name) => /norm|rope|cache_write|key_value/u.test(name))
+          .map((name) => name.replace(/_\d.*/u, ''))
+          .sort(),
+        ['normed_rope', 'query_key_value', 'rmsnorm_forward'],
       );
+      const casts = kernels.filter((name) => name.startsWith('cast'));
+      // Of parameters and results, which are nobody's epilogue; not of the norm.
+      assert.equal(casts.length, dtype === 'f32' ? 0 : 7, kernels.join(', '));
     });
   it('does not move work over a use in between', async () => {
     const g = new Graph();

@@ -3,7 +3,7 @@
  * recorded and handed over whole.
  */
 import type { Kernel } from '../../tile/ir.ts';
-import { checkBindings, checkRepeat, viewBytes } from '../bindings.ts';
+import { checkBindings, checkRepeat } from '../bindings.ts';
 import type { Device, DeviceBuffer, DeviceFactory, DeviceInfo, Launch } from '../device.ts';
 import { RunQueue } from '../queue.ts';
 import type { ThreadTarget } from '../threads/lower.ts';
@@ -88,6 +88,10 @@ export class WebGpuDevice implements Device {
 
   unsupported(kernel: Kernel): string | null {
     return unsupported(kernel, this.#target);
+  }
+
+  barriers(launch: Launch): number {
+    return this.#pipelines.shader(launch.kernel, arrange(launch)).barriers;
   }
 
   /** Memory may turn out to be exhausted only later: then the next `compile`, `run` or `read` fails. */
@@ -188,15 +192,7 @@ export class WebGpuDevice implements Device {
     const recording = new Recording(this.#gpu, compiled, (buffer) => this.#own(buffer).memory);
     let disposed = false;
     return {
-      counters: {
-        dispatches: compiled.length,
-        barriers: compiled.reduce((sum, one) => sum + one.compiled.shader.barriers, 0),
-        bytes: launches.reduce(
-          (sum, { kernel }) =>
-            sum + kernel.views.reduce((bytes, _, view) => bytes + viewBytes(kernel, view), 0),
-          0,
-        ),
-      },
+      dispatches: recording.dispatches,
       run: (repeat = 1) => {
         checkRepeat(repeat);
         if (disposed) throw new Error('this executable is disposed');

@@ -110,16 +110,21 @@ export class Pipelines {
     return this.#numbers.get(content) as number;
   }
 
-  async #compile(kernel: Kernel, arrangement: Arrangement): Promise<Pipeline> {
+  /** The text of a kernel whose views lie so. Throws like `get`. */
+  shader(kernel: Kernel, { bufferOf, overlaps, canonical }: Arrangement): Shader {
     const reason = unsupported(kernel, this.#target);
     if (reason !== null) throw new Error(`kernel '${kernel.name}' cannot be compiled for webgpu: ${reason}`);
-    const { buffers, bufferOf, overlaps, canonical } = arrangement;
-    const most = this.#device.limits.maxStorageBuffersPerShaderStage;
     const program = lower(kernel, this.#target, {
       overlaps: (a, b) => overlaps[a][b],
       canonical: (view) => canonical[view],
     });
-    const shader = shaderOf(program, bufferOf);
+    return shaderOf(program, bufferOf);
+  }
+
+  async #compile(kernel: Kernel, arrangement: Arrangement): Promise<Pipeline> {
+    const { buffers } = arrangement;
+    const most = this.#device.limits.maxStorageBuffersPerShaderStage;
+    const shader = this.shader(kernel, arrangement);
     const needed = buffers.length + (shader.scratchBytes > 0 ? 1 : 0);
     if (needed > most)
       throw new Error(

@@ -4,17 +4,9 @@ import { USAGE } from './gpu.ts';
 import type { Arrangement, Pipeline } from './pipelines.ts';
 import { FIRST_BUFFER } from './wgsl.ts';
 
-/** What one run of a program does. */
-export interface Counters {
-  readonly dispatches: number;
-  /** Barriers in the code of the dispatched kernels, those in loops counted once. */
-  readonly barriers: number;
-  /** Bytes of the views of all launches: what a run reads and writes at least, where a kernel uses its views whole. */
-  readonly bytes: number;
-}
-
 export interface WebGpuExecutable extends Executable {
-  readonly counters: Counters;
+  /** Of one run. */
+  readonly dispatches: number;
 }
 
 /** One launch, ready to be recorded. */
@@ -80,6 +72,10 @@ export class Recording {
       });
       return { pipeline, group, size: shader.groups };
     });
+  }
+
+  get dispatches(): number {
+    return this.#dispatches.length;
   }
 
   /** Hands `repeat` executions of the list to the device, in order. */

@@ -1,0 +1,147 @@
+/** What a decode step and a training step take of a device: launches, barriers, bytes and the host's part. */
+import type { Device } from '../accelerators/device.ts';
+import { Engine } from '../inference/engine.ts';
+import type { WeightType } from '../inference/weights.ts';
+import { WeightStore } from '../inference/weights.ts';
+import type { Qwen3Config } from '../models/config.ts';
+import { newConfig } from '../models/config.ts';
+import type { BatchShape, Objective } from '../training/learner.ts';
+import { Learner } from '../training/learner.ts';
+import { modelSize, recipeModel } from './models.ts';
+import type { Counters } from './outline.ts';
+import { combineCounters, OutlineDevice } from './outline.ts';
+
+/** The sizes of Qwen3-0.6B (Qwen3 Technical Report, arXiv 2505.09388, table 1). */
+export const qwen06Model = (): Qwen3Config =>
+  newConfig({
+    vocab_size: 151_936,
+    hidden_size: 1024,
+    intermediate_size: 3072,
+    num_hidden_layers: 28,
+    num_attention_heads: 16,
+    num_key_value_heads: 8,
+    head_dim: 128,
+    max_position_embeddings: 40_960,
+    rope_theta: 1_000_000,
+    bos_token_id: 151_643,
+    eos_token_id: 151_645,
+    pad_token_id: 151_643,
+  });
+
+export interface CountedStep {
+  readonly step: 'decode' | 'train';
+  readonly model: string;
+  readonly shape: string;
+  readonly dtype: WeightType;
+  /** Of one step; those of the host may be fractions, where it looks at the device once in several steps. */
+  readonly counters: Counters;
+  /** Launches that one more transformer layer adds to a step. */
+  readonly launchesPerLayer: number;
+}
+
+/** Of tokens a sequence has room for, prompt included. */
+const CAPACITY = 1024;
+const PROMPT = 4;
+/** A multiple of the steps that the engine hands over at once. */
+const TOKENS = 64;
+
+/** One token more for each of `batch` sequences, with matrices as inference holds them. */
+export async function countDecoding(
+  real: Device,
+  config: Qwen3Config,
+  dtype: WeightType,
+  batch: number,
+): Promise<Counters> {
+  // The outline samples zeros: without an end-of-text token every sequence has its full length.
+  const model = { ...config, eos_token_id: null };
+  const generated = async (maxTokens: number) => {
+    const device = new OutlineDevice(real);
+    const weights = new WeightStore(device, model, dtype, 'panels');
+    const engine = new Engine(device, weights.store, model, dtype, 'panels');
+    const tokens = new Array<number>(PROMPT).fill(0);
+    const settings = { temperature: 1, topP: 1, topK: 0, seed: 0, forbidFirst: [] };
+    // The longest answer first: its cache serves the short one too.
+    await engine.generate(
+      Array.from({ length: batch }, (_, id) => ({ id, tokens })),
+      { ...settings, maxTokens },
+    );
+    await engine.dispose();
+    weights.dispose();
+    return device.counters;
+  };
+  const most = CAPACITY - PROMPT;
+  const [long, short] = [await generated(most), await generated(most - TOKENS)];
+  return combineCounters(long, short, (a, b) => (a - b) / TOKENS);
+}
+
+const POLICY: Objective = {
+  kind: 'policy',
+  loss_type: 'dapo',
+  epsilon: 0.2,
+  epsilon_high: 0.28,
+  beta: 0,
+  temperature: 1,
+  top_k: 0,
+  top_p: 1,
+};
+
+/** A step of reinforcement learning on one batch: gradients of the objective, and AdamW. */
+export async function countTraining(
+  real: Device,
+  config: Qwen3Config,
+  dtype: WeightType,
+  shape: BatchShape,
+): Promise<Counters> {
+  const device = new OutlineDevice(real);
+  await using learner = new Learner(device, config, dtype);
+  const count = shape.sequences * shape.length;
+  const integers = () => new Int32Array(count);
+  const floats = () => new Float32Array(count);
+  const before = device.counters;
+  await learner.forwardBackward(POLICY, shape, {
+    ids: integers(),
+    targets: integers(),
+    weight: floats(),
+    advantage: floats(),
+    oldLogprob: floats(),
+    importance: floats(),
+    sequenceMean: floats(),
+  });
+  await learner.optimStep({
+    learning_rate: 1e-3,
+    weight_decay: 0.01,
+    adam_beta1: 0.9,
+    adam_beta2: 0.98,
+    adam_epsilon: 1e-8,
+    max_grad_norm: 1,
+  });
+  return combineCounters(device.counters, before, (a, b) => a - b);
+}
+
+/** What is counted: the model that `tandem start` trains, and one of the size of Qwen3-0.6B. Nothing is computed. */
+export async function countSteps(real: Device): Promise<CountedStep[]> {
+  const steps: CountedStep[] = [];
+  for (const { model, name, dtype, train } of [
+    { model: recipeModel(), dtype: 'f32', train: { sequences: 512, length: 24 } },
+    { model: qwen06Model(), name: 'Qwen3-0.6B', dtype: 'bf16', train: { sequences: 8, length: 512 } },
+  ] as const) {
+    const add = async (
+      step: CountedStep['step'],
+      shape: string,
+      count: (config: Qwen3Config) => Promise<Counters>,
+    ) => {
+      const layers = model.num_hidden_layers;
+      const [counters, fewer] = [
+        await count(model),
+        await count({ ...model, num_hidden_layers: layers - 1 }),
+      ];
+      const launchesPerLayer = counters.launches - fewer.launches;
+      steps.push({ step, model: name ?? modelSize(model), shape, dtype, counters, launchesPerLayer });
+    };
+    await add('decode', 'batch 1', (config) => countDecoding(real, config, dtype, 1));
+    await add('train', `${train.sequences}x${train.length}`, (config) =>
+      countTraining(real, config, dtype, train),
+    );
+  }
+  return steps;
+}
