@@ -188,7 +188,7 @@ describe('rollouts in a browser', { skip: skipWithoutBrowser }, () => {
 
   test('a run that nobody samples for stops in time, and continues to the same bits', async () => {
     const told = new Told();
-    const run = await newRun({ ...options('stopped', 1), onEvent: told.add });
+    const run = await newRun({ ...options('stopped', 5), onEvent: told.add });
     const finished = run.run();
     const page = await openHolding(await told.link());
     await held(page);
@@ -196,7 +196,7 @@ describe('rollouts in a browser', { skip: skipWithoutBrowser }, () => {
     await assert.rejects(finished, {
       name: 'RunInterrupted',
       message:
-        /^stopped, because no browser tab joined for 1 seconds.*; continue with: tandem train --resume /u,
+        /^stopped, because no browser tab joined for 5 seconds.*; continue with: tandem train --resume /u,
     });
     // On a busy machine the next tab may be late as well; then the run stops once more.
     for (let done = false; !done; ) {
