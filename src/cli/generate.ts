@@ -48,8 +48,15 @@ export function addGenerate(program: Command): void {
       if ((parsed.prompt === undefined) === (parsed.tokens === undefined))
         throw new UsageError('give either --prompt or --tokens');
       const given = parsed.tokens === undefined ? null : parseTokens(parsed.tokens);
-      await using model = await openModel(folder, { device: options.device, dtype: options.dtype });
-      const tokens = given ?? model.encode(parsed.prompt!);
+      let tokens: readonly number[] = [];
+      await using model = await openModel(folder, {
+        device: options.device,
+        dtype: options.dtype,
+        async meanwhile(loading) {
+          tokens = given ?? loading.encode(parsed.prompt!);
+          await loading.prepare(tokens, options.max_tokens);
+        },
+      });
       const generation = await model.generate(tokens, {
         maxTokens: options.max_tokens,
         temperature: options.temperature,

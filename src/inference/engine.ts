@@ -70,6 +70,14 @@ function chunkWidth(batch: number, left: number): number {
   return allowed.find((width) => width >= left) ?? allowed[allowed.length - 1];
 }
 
+/** The chunks in which prompts of at most `longest` tokens go through the model. */
+function* chunks(batch: number, longest: number): Generator<{ start: number; width: number }> {
+  for (let start = 0, width = 0; start < longest; start += width) {
+    width = chunkWidth(batch, longest - start);
+    yield { start, width };
+  }
+}
+
 /** Places for so many tokens, rounded up to a doubling; not beyond what the model can use. */
 function cacheCapacity(needed: number, positions: number): number {
   let capacity = SMALLEST_CAPACITY;
@@ -127,15 +135,30 @@ export class Engine {
     return result;
   }
 
+  /**
+   * Compiles what the first token of a batch of so many prompts takes, the longest of `longest` tokens, ahead of
+   * `generate` with up to `maxTokens`. Values of the weights are not needed.
+   * @throws RangeError as `generate`
+   */
+  async prepare(batch: number, longest: number, maxTokens: number): Promise<void> {
+    this.#check(longest, maxTokens);
+    const result = this.#turn.then(async () => {
+      const geometry = this.#geometryOf(batch, longest, maxTokens);
+      for (const { width } of chunks(geometry.batch, longest)) await this.#prefillProgram(geometry, width);
+      await this.#firstProgram(geometry);
+    });
+    this.#turn = result.catch(() => {});
+    return result;
+  }
+
   async #generate(
     requests: readonly GenerationRequest[],
     settings: SamplingSettings,
     onToken?: TokenListener,
   ): Promise<Generation[]> {
-    const batch = Math.min(requests.length, MAX_BATCH);
     const longest = Math.max(...requests.map(({ tokens }) => tokens.length));
-    const positions = this.#config.max_position_embeddings;
-    const geometry = this.#geometry(batch, cacheCapacity(longest + settings.maxTokens, positions));
+    const geometry = this.#geometryOf(requests.length, longest, settings.maxTokens);
+    const { batch } = geometry;
     const generations: Generation[] = [];
     for (let first = 0; first < requests.length; first += batch) {
       const part = requests.slice(first, first + batch);
@@ -154,6 +177,11 @@ export class Engine {
         `a prompt of ${prompt} tokens and ${more} to generate are more than the model's ${positions} positions`,
       );
     }
+  }
+
+  #geometryOf(requests: number, longest: number, maxTokens: number): Geometry {
+    const positions = this.#config.max_position_embeddings;
+    return this.#geometry(Math.min(requests, MAX_BATCH), cacheCapacity(longest + maxTokens, positions));
   }
 
   /** Looks it up, or makes it in the place of the one that has not been used for longest. */
@@ -192,7 +220,7 @@ export class Engine {
     const sequences = Int32Array.from(rows, ({ id }) => id);
     await this.#prefill(rows, geometry);
     const shared = { sequences, ...rowSettings(batch, settings) };
-    const first = await this.#program('first', geometry, () => this.#firstGraph(geometry));
+    const first = await this.#firstProgram(geometry);
     write(first, { lengths, bias: firstTokenBias(this.#config, settings), ...shared });
     await first.run();
 
@@ -240,15 +268,20 @@ export class Engine {
     return program;
   }
 
+  #firstProgram(geometry: Geometry): Promise<Program> {
+    return this.#program('first', geometry, () => this.#firstGraph(geometry));
+  }
+
+  #prefillProgram(geometry: Geometry, width: number): Promise<Program> {
+    return this.#program(`prefill ${width}`, geometry, () => this.#prefillGraph(geometry, width));
+  }
+
   /** Fills the cache with the prompts, and keeps the last hidden state of each. */
   async #prefill(rows: readonly GenerationRequest[], geometry: Geometry): Promise<void> {
     const { batch } = geometry;
     const longest = Math.max(...rows.map(({ tokens }) => tokens.length));
-    for (let start = 0, width = 0; start < longest; start += width) {
-      width = chunkWidth(batch, longest - start);
-      const program = await this.#program(`prefill ${width}`, geometry, () =>
-        this.#prefillGraph(geometry, width),
-      );
+    for (const { start, width } of chunks(batch, longest)) {
+      const program = await this.#prefillProgram(geometry, width);
       const ids = new Int32Array(batch * width);
       const positions = new Int32Array(batch * width).fill(-1);
       const lengths = new Int32Array(batch);

@@ -89,10 +89,23 @@ export class LanguageModel implements AsyncDisposable {
     }
   }
 
+  /**
+   * Compiles what the first of up to `maxTokens` tokens after `tokens` takes, ahead of `generate`. May be called while
+   * the weights are loaded.
+   */
+  async prepare(tokens: readonly number[], maxTokens?: number): Promise<void> {
+    this.#checkTokens(tokens, 1);
+    await this.#engine.prepare(1, tokens.length, this.#allowed(tokens, maxTokens));
+  }
+
+  /** How many tokens may be generated after these where `asked` are asked for. */
+  #allowed(tokens: readonly number[], asked = 256): number {
+    return Math.min(asked, Math.max(1, this.config.max_position_embeddings - tokens.length));
+  }
+
   /** Continues tokens until the end-of-text token or `maxTokens`. Greedy unless a temperature is given. */
   async generate(tokens: readonly number[], options: GenerateOptions = {}): Promise<Generation> {
     const { onToken, ...given } = options;
-    const room = this.config.max_position_embeddings - tokens.length;
     const settings: SamplingSettings = {
       temperature: 0,
       topP: 1,
@@ -100,7 +113,7 @@ export class LanguageModel implements AsyncDisposable {
       seed: 0,
       forbidFirst: [],
       ...given,
-      maxTokens: Math.min(given.maxTokens ?? 256, Math.max(1, room)),
+      maxTokens: this.#allowed(tokens, given.maxTokens),
     };
     this.#checkTokens(tokens, 1);
     const [generation] = await this.#engine.generate(

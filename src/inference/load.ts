@@ -31,6 +31,15 @@ export interface LoadedWeights {
   readonly weights: WeightStore;
 }
 
+/** Weights whose memory is there, and whose values are still being read. */
+export interface LoadingWeights extends LoadedWeights {
+  /**
+   * Resolves when all values are there. Rejects with what `loadWeights` throws once nothing writes to them any more.
+   * Until then nothing may read them or dispose of them.
+   */
+  readonly done: Promise<void>;
+}
+
 export interface LoadOptions {
   /** Bytes that are read before they are worked on together; there are two slots of this size. */
   readonly slotBytes?: number;
@@ -65,30 +74,64 @@ export async function loadWeights(
   folder: string,
   device: Device,
   dtype: HeldType,
-  { slotBytes = SLOT_BYTES }: LoadOptions = {},
+  options?: LoadOptions,
 ): Promise<LoadedWeights> {
-  const configPath = join(folder, 'config.json');
-  const config = parseConfig(await readJsonFile(configPath, z.unknown()), configPath);
-  await using checkpoint = await openCheckpoint(folder);
-  const found = weightSpecs(config).map((spec) => {
-    const info = checkpoint.tensors.get(spec.name);
-    checkWeight(spec, info, folder);
-    return { spec, info, type: checkFloat(info) };
-  });
-  const weights = new WeightStore(device, config, dtype, 'panels');
+  const { config, weights, done } = await beginLoading(folder, device, dtype, options);
   try {
-    await using slots = new Slots(device, checkpoint, slotBytes);
-    for (const { spec, info, type } of found) {
-      const held = heldTensors(config, spec, dtype, 'panels').map(({ name }) => weights.store.get(name));
-      for (const piece of piecesOf({ config, spec, dtype, info, stored: type, held, slotBytes }))
-        await slots.add(piece);
-    }
-    await slots.finish();
+    await done;
   } catch (error) {
     weights.dispose();
     throw error;
   }
   return { config, weights };
+}
+
+/** The same, but resolves once all is checked and allocated, so that programs can be compiled while values are read. */
+export async function beginLoading(
+  folder: string,
+  device: Device,
+  dtype: HeldType,
+  { slotBytes = SLOT_BYTES }: LoadOptions = {},
+): Promise<LoadingWeights> {
+  const configPath = join(folder, 'config.json');
+  const config = parseConfig(await readJsonFile(configPath, z.unknown()), configPath);
+  const checkpoint = await openCheckpoint(folder);
+  try {
+    const found = weightSpecs(config).map((spec) => {
+      const info = checkpoint.tensors.get(spec.name);
+      checkWeight(spec, info, folder);
+      return { spec, info, type: checkFloat(info) };
+    });
+    const weights = new WeightStore(device, config, dtype, 'panels');
+    const done = readPieces(
+      function* () {
+        for (const { spec, info, type } of found) {
+          const held = heldTensors(config, spec, dtype, 'panels').map(({ name }) => weights.store.get(name));
+          yield* piecesOf({ config, spec, dtype, info, stored: type, held, slotBytes });
+        }
+      },
+      new Slots(device, checkpoint, slotBytes),
+      checkpoint,
+    );
+    // Whoever began it awaits it, perhaps later; until then a failure must not count as unhandled.
+    done.catch(() => {});
+    return { config, weights, done };
+  } catch (error) {
+    await checkpoint.close();
+    throw error;
+  }
+}
+
+/** Reads all into place, and closes the checkpoint. */
+async function readPieces(
+  pieces: () => Iterable<Piece>,
+  slots: Slots,
+  checkpoint: CheckpointReader,
+): Promise<void> {
+  await using _reader = checkpoint;
+  await using reading = slots;
+  for (const piece of pieces()) await reading.add(piece);
+  await reading.finish();
 }
 
 interface Stored {

@@ -5,7 +5,8 @@ import { AUTO, openDevice } from '../accelerators/registry.ts';
 import { exists, readJsonFile } from '../checkpoint/files.ts';
 import { loadTokenizer } from '../checkpoint/tokenizer-files.ts';
 import { LanguageModel } from './language-model.ts';
-import { loadWeights } from './load.ts';
+import type { LoadingWeights } from './load.ts';
+import { beginLoading } from './load.ts';
 import type { HeldType } from './weights.ts';
 
 export interface OpenOptions {
@@ -13,6 +14,11 @@ export interface OpenOptions {
   readonly device?: string;
   readonly threads?: number;
   readonly dtype?: HeldType;
+  /**
+   * Called while the weights are being read, for what does without them: encoding a prompt, `prepare`. The model may
+   * not generate or score until it is open. A failure is `openModel`'s.
+   */
+  readonly meanwhile?: (model: LanguageModel) => Promise<void>;
 }
 
 /** What a training run leaves for those who use its model. */
@@ -28,11 +34,21 @@ export async function openModel(folder: string, options: OpenOptions = {}): Prom
   const example = (await exists(about)) ? ((await readJsonFile(about, aboutSchema)).example ?? null) : null;
   const dtype = options.dtype ?? 'f32';
   const device = await openDevice(options.device ?? AUTO, { threads: options.threads });
+  let loading: LoadingWeights;
   try {
-    const { config, weights } = await loadWeights(folder, device, dtype);
-    return new LanguageModel({ device, config, weights, tokenizer, example, dtype, ownsDevice: true });
+    loading = await beginLoading(folder, device, dtype);
   } catch (error) {
     await device.close();
     throw error;
   }
+  const { config, weights, done } = loading;
+  const model = new LanguageModel({ device, config, weights, tokenizer, example, dtype, ownsDevice: true });
+  // Both, also where one fails: neither may still be at work when the memory is freed.
+  const results = await Promise.allSettled([done, (async () => options.meanwhile?.(model))()]);
+  for (const result of results) {
+    if (result.status === 'fulfilled') continue;
+    await model.close();
+    throw result.reason;
+  }
+  return model;
 }

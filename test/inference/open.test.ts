@@ -1,0 +1,103 @@
+/** What is done while a model's weights are read: the same results, compiled ahead, and failures that leave nothing. */
+import assert from 'node:assert/strict';
+import { truncateSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import type { Device } from '../../src/accelerators/device.ts';
+import { listDevices, openDevice } from '../../src/accelerators/registry.ts';
+import { writeModel } from '../../src/checkpoint/model.ts';
+import type { LanguageModel } from '../../src/inference/language-model.ts';
+import { PromptError } from '../../src/inference/language-model.ts';
+import { beginLoading } from '../../src/inference/load.ts';
+import { openModel } from '../../src/inference/open.ts';
+import { parseConfig } from '../../src/models/config.ts';
+import { initialWeights } from '../../src/training/new-model.ts';
+
+const config = parseConfig({
+  model_type: 'qwen3',
+  vocab_size: 75,
+  hidden_size: 64,
+  intermediate_size: 96,
+  num_hidden_layers: 2,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  head_dim: 16,
+  max_position_embeddings: 256,
+  rms_norm_eps: 1e-6,
+  rope_theta: 10000,
+  tie_word_embeddings: true,
+});
+/** More than one chunk: prefill takes two programs. */
+const PROMPT = Array.from({ length: 70 }, (_, i) => (i * 31) % 75);
+
+const [best] = (await listDevices()).filter(({ available }) => available).map(({ name }) => name);
+
+/** Counts the calls of `compile`. */
+function countCompilations(device: Device): () => number {
+  const compile = device.compile.bind(device);
+  let count = 0;
+  device.compile = (launches) => {
+    count++;
+    return compile(launches);
+  };
+  return () => count;
+}
+
+describe('opening a model', () => {
+  let folder: string;
+  before(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'tandem-open-'));
+    await writeModel(folder, { config, weights: initialWeights(config, 5) }, 'F32');
+  });
+  after(() => rm(folder, { recursive: true }));
+
+  test('what was prepared meanwhile is not compiled again, and changes no result', async () => {
+    const expected = await (async () => {
+      await using model = await openModel(folder, { device: best });
+      return await model.generate(PROMPT, { maxTokens: 3, temperature: 1, seed: 4 });
+    })();
+    await using model = await openModel(folder, {
+      device: best,
+      meanwhile: (loading) => loading.prepare(PROMPT, 3),
+    });
+    const compilations = countCompilations(model.device);
+    let atFirst: number | undefined;
+    const options = { maxTokens: 3, temperature: 1, seed: 4 };
+    const onToken = () => {
+      atFirst ??= compilations();
+    };
+    assert.deepEqual(await model.generate(PROMPT, { ...options, onToken }), expected);
+    assert.equal(atFirst, 0, 'programs compiled before the first token');
+    assert.ok(compilations() > 0, 'a decode step is compiled when it is needed');
+  });
+
+  test('a failure meanwhile is the failure of opening, and closes everything', async () => {
+    let seen: LanguageModel | undefined;
+    const opening = openModel(folder, {
+      device: best,
+      async meanwhile(model) {
+        seen = model;
+        await model.prepare([1, 75]);
+      },
+    });
+    await assert.rejects(
+      opening,
+      (error) => error instanceof PromptError && /no token 75/u.test(error.message),
+    );
+    assert.equal(seen?.device.allocatedBytes, 0);
+    assert.throws(() => seen?.device.allocate(4), /closed/u);
+  });
+
+  test('a file that is cut off while it is read is named, and no memory is lost', async () => {
+    const path = join(folder, 'cut');
+    await writeModel(path, { config, weights: initialWeights(config, 5) }, 'F32');
+    await using device = await openDevice(best);
+    const { weights, done } = await beginLoading(path, device, 'f32', { slotBytes: 4096 });
+    truncateSync(join(path, 'model.safetensors'), 100_000);
+    await assert.rejects(done, /cut.model\.safetensors: tensor ".*": the file ends at byte/u);
+    weights.dispose();
+    assert.equal(device.allocatedBytes, 0);
+  });
+});
