@@ -93,8 +93,8 @@ interface CompiledKernel {
   readonly programs: number;
 }
 
-/** Compiling is on the event loop's thread: give way this often. */
-const turnMilliseconds = 20;
+/** Compiling is on the event loop's thread: give way this often, so that weights are read meanwhile. */
+const turnMilliseconds = 2;
 
 class CpuDevice implements Device {
   readonly info: DeviceInfo;
