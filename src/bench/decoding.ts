@@ -1,4 +1,5 @@
 /** Generation with a KV cache: one sequence, as in a conversation, and many, as in reinforcement. */
+import type { Device } from '../accelerators/device.ts';
 import { Engine } from '../inference/engine.ts';
 import { WeightStore } from '../inference/weights.ts';
 import type { Qwen3Config } from '../models/config.ts';
@@ -31,27 +32,58 @@ export function decodeItem(model: Qwen3Config, batch: number, device: string): I
     peers: {},
     async measure(open) {
       const opened = await open();
-      const weights = new WeightStore(opened, config, 'f32');
-      const engine = new Engine(opened, weights.store, config, 'f32');
       try {
-        weights.write(initialWeights(config, 0));
-        const random = new Random(0, 'bench-decoding');
-        const requests = Array.from({ length: batch }, (_, id) => ({
-          id,
-          tokens: Array.from({ length: PROMPT }, () => random.below(config.vocab_size)),
-        }));
-        const settings = { maxTokens: GENERATED, temperature: 1, topP: 1, topK: 0, seed: 0, forbidFirst: [] };
-        const seconds = await secondsEach(async (repeat) => {
-          for (let i = 0; i < repeat; i++) await engine.generate(requests, settings);
+        return await withEngine(opened, config, async (engine) => {
+          const requests = randomRequests(config, batch);
+          const seconds = await secondsEach(async (repeat) => {
+            for (let i = 0; i < repeat; i++) await engine.generate(requests, settings(GENERATED));
+          });
+          return (batch * GENERATED) / seconds;
         });
-        return (batch * GENERATED) / seconds;
       } finally {
-        await engine.dispose();
-        weights.dispose();
         await opened.close();
       }
     },
+    profile: (opened, trace) =>
+      withEngine(opened, config, async (engine) => {
+        const requests = randomRequests(config, batch);
+        await engine.generate(requests, settings(2));
+        await trace(() => engine.generate(requests, settings(2)));
+      }),
   };
+}
+
+const settings = (maxTokens: number) => ({
+  maxTokens,
+  temperature: 1,
+  topP: 1,
+  topK: 0,
+  seed: 0,
+  forbidFirst: [],
+});
+
+function randomRequests({ vocab_size }: Qwen3Config, batch: number) {
+  const random = new Random(0, 'bench-decoding');
+  return Array.from({ length: batch }, (_, id) => ({
+    id,
+    tokens: Array.from({ length: PROMPT }, () => random.below(vocab_size)),
+  }));
+}
+
+async function withEngine<T>(
+  device: Device,
+  config: Qwen3Config,
+  use: (engine: Engine) => Promise<T>,
+): Promise<T> {
+  const weights = new WeightStore(device, config, 'f32');
+  const engine = new Engine(device, weights.store, config, 'f32');
+  try {
+    weights.write(initialWeights(config, 0));
+    return await use(engine);
+  } finally {
+    await engine.dispose();
+    weights.dispose();
+  }
 }
 
 export const decodeItems = (device: string): Item[] =>

@@ -132,6 +132,12 @@ export function largeDecodeItem(dtype: HeldType, batch: number, device: string):
         await opened.close();
       }
     },
+    profile: (opened, trace) =>
+      withModel(opened, dtype, async ({ engine, config }) => {
+        const requests = randomRequests(config, batch, DECODE_PROMPT);
+        await secondsToGenerate(engine, requests, 2);
+        await trace(() => secondsToGenerate(engine, requests, 2));
+      }),
   };
 }
 
@@ -173,6 +179,12 @@ export function prefillItem(dtype: HeldType, device: string): Item {
         await opened.close();
       }
     },
+    profile: (opened, trace) =>
+      withModel(opened, dtype, async ({ engine, config }) => {
+        const requests = randomRequests(config, 1, PREFILL);
+        await secondsToGenerate(engine, requests, 1);
+        await trace(() => secondsToGenerate(engine, requests, 1));
+      }),
   };
 }
 

@@ -31,6 +31,8 @@ export interface Item {
   limit(limits: Limits): number | null;
   /** The figure in `unit`. */
   measure(open: OpenDevice): Promise<Measured>;
+  /** Prepares the work and hands it to `trace` once, for a profile; left out where there is nothing to see. */
+  profile?(device: Device, trace: (work: () => Promise<unknown>) => Promise<void>): Promise<void>;
   /** Those that do the same. */
   readonly peers: { readonly [P in PeerName]?: PeerItem };
 }

@@ -1,5 +1,5 @@
 /** Matrix products: squares, and those of a feed-forward layer's forward and backward pass. */
-import type { Device } from '../accelerators/device.ts';
+import type { Device, Executable } from '../accelerators/device.ts';
 import { matmul } from '../kernels/matmul.ts';
 import { Random } from '../numerics/random.ts';
 import { elementCount } from '../tile/ir.ts';
@@ -53,10 +53,22 @@ export function matmulItem({ m, k, n, transA = false }: Product, device: string)
         await device.close();
       }
     },
+    profile: (opened, trace) =>
+      withProduct(opened, { m, k, n, transA }, async (executable) => {
+        await executable.run();
+        await trace(() => executable.run());
+      }),
   };
 }
 
-async function secondsOf(device: Device, product: Product): Promise<number> {
+const secondsOf = (device: Device, product: Product): Promise<number> =>
+  withProduct(device, product, (executable) => secondsEach((repeat) => executable.run(repeat)));
+
+async function withProduct<T>(
+  device: Device,
+  product: Product,
+  use: (executable: Executable) => Promise<T>,
+): Promise<T> {
   const kernel = matmul(product);
   const buffers = kernel.views.map((view, i) => {
     const count = elementCount(view.shape);
@@ -71,10 +83,14 @@ async function secondsOf(device: Device, product: Product): Promise<number> {
     return buffer;
   });
   const executable = await device.compile([
-    { kernel, bindings: buffers.map((buffer) => ({ buffer, byteOffset: 0 })) },
+    {
+      kernel,
+      bindings: buffers.map((buffer) => ({ buffer, byteOffset: 0 })),
+      flops: 2 * product.m * product.k * product.n,
+    },
   ]);
   try {
-    return await secondsEach((repeat) => executable.run(repeat));
+    return await use(executable);
   } finally {
     executable.dispose();
     for (const buffer of buffers) device.free(buffer);

@@ -106,6 +106,11 @@ export function trainStepItem(config: Qwen3Config, shape: BatchShape, device: st
         await opened.close();
       }
     },
+    profile: (opened, trace) =>
+      withStep(opened, config, shape, initialWeights(config, 0), async (step) => {
+        await step();
+        await trace(step);
+      }),
   };
 }
 

@@ -1,8 +1,10 @@
 /** `tandem bench`: how fast Tandem is here, next to what the machine could do and to other programs. */
+import { writeFile } from 'node:fs/promises';
 import type { Command } from 'commander';
 import pc from 'picocolors';
 import type { MachineLimits, Rate } from '../accelerators/cpu/limits.ts';
 import { measureLimits } from '../accelerators/cpu/limits.ts';
+import type { Device, DeviceInfo, TracedLaunch } from '../accelerators/device.ts';
 import { listDevices, openDevice, resolveDevice } from '../accelerators/registry.ts';
 import { measureWasmLimits } from '../accelerators/wasm/limits.ts';
 import type { Item, Limits, Row } from '../bench/item.ts';
@@ -11,8 +13,10 @@ import { benchmarkItems, benchmarkNames, isBenchmarkName } from '../bench/items.
 import { comparison, figure } from '../bench/markdown.ts';
 import type { Peer, PeerName } from '../bench/peers.ts';
 import { findPeer, peerNames } from '../bench/peers.ts';
+import { hotspots, traceFile } from '../bench/profile.ts';
 import { currentLoad, saveResults, thisMachine } from '../bench/results.ts';
 import { measureItem } from '../bench/run.ts';
+import { printCounters } from './counters.ts';
 import { UsageError } from './errors.ts';
 import { percent } from './text.ts';
 
@@ -132,19 +136,69 @@ interface Options {
   readonly large?: boolean;
   readonly json?: boolean;
   readonly save?: boolean;
+  readonly profile?: string;
+  readonly counters?: boolean;
 }
 
-async function bench(names: readonly string[], { device, large, json, save }: Options): Promise<void> {
+/** Of what a profile is made where no benchmark is named. */
+const PROFILED: readonly BenchmarkName[] = ['train-step'];
+const SHOWN = 12;
+
+/** Traces one program of the first benchmark that has one, in place of measuring. */
+async function profile(path: string, names: readonly BenchmarkName[], chosen: string): Promise<void> {
+  const items = benchmarkItems(names.length === 0 ? PROFILED : names, chosen, false);
+  const item = items.find((candidate) => candidate.profile !== undefined && candidate.device === chosen);
+  if (item?.profile === undefined)
+    throw new UsageError(
+      `there is nothing to profile in ${names.join(', ')}: name ${benchmarkNames.join(', ')}`,
+    );
+  await using device = await openDevice(chosen);
+  const limits = await limitsHere([item], device.info.threads, (line) => console.log(line));
+  const about = `${item.name} ${item.shape}, ${item.dtype}`;
+  await item.profile(device, async (work) => {
+    const { launches } = await traced(device, work);
+    await writeTrace(path, launches, device.info, limits, about);
+  });
+}
+
+/** Throws UsageError where the device cannot trace. */
+export function traced<T>(device: Device, work: () => Promise<T>) {
+  if (device.trace === undefined)
+    throw new UsageError(`--profile needs an accelerator that can trace: cpu, not ${device.info.name}`);
+  return device.trace(work);
+}
+
+/** Writes a trace, and says which kernels took longest. */
+export async function writeTrace(
+  path: string,
+  launches: readonly TracedLaunch[],
+  info: DeviceInfo,
+  limits: Limits,
+  about: string,
+): Promise<void> {
+  await writeFile(path, JSON.stringify(traceFile(launches, info, limits, about)));
+  console.log(`${about}: ${launches.length} launches`);
+  for (const { name, launches: count, microseconds, share } of hotspots(launches).slice(0, SHOWN))
+    console.log(
+      `${figure(microseconds / 1000).padStart(9)} ms ${percent(share).padStart(7)}  ${`${count}x`.padStart(5)} ${name}`,
+    );
+  console.log(`Saved as ${path}; open it in ui.perfetto.dev or chrome://tracing`);
+}
+
+async function bench(names: readonly string[], options: Options): Promise<void> {
+  const { device, large, json, save } = options;
   const chosenNames = checkNames(names);
   const say = json ? () => {} : (line: string) => console.log(line);
   // What makes figures incomplete or doubtful is said in either form, beside the JSON rather than in it.
   const warn = json ? (line: string) => console.error(line) : say;
   const load = currentLoad();
   const chosen = await resolveDevice(device);
+  if (options.counters) return printCounters(chosen, json === true);
   if (chosen === 'interpreter')
     throw new UsageError(
       'the interpreter defines results and is not made to be fast: choose another --device',
     );
+  if (options.profile !== undefined) return profile(options.profile, chosenNames, chosen);
   const items = benchmarkItems(chosenNames, chosen, large === true);
   const opened = await openDevice(chosen);
   const { info } = opened;
@@ -202,10 +256,18 @@ export function addBench(program: Command): void {
       '--json',
       'print JSON: an array of { name, shape, dtype, device, threads, value, unit, limit, fraction, peers }',
     )
+    .option(
+      '--counters',
+      'instead of measuring, count what a decode step and a training step take: launches, barriers, bytes, and what the host reads',
+    )
     .option('--save', `also write the results to ${RESULTS}/<machine>.json, and as tables to ${PAGE}`)
+    .option(
+      '--profile <file>',
+      'instead of measuring, write a trace of one program of the first benchmark named (train-step): every launch, its threads, bytes, operations and share of the limit; for ui.perfetto.dev',
+    )
     .addHelpText(
       'after',
-      '\nExamples:\n  $ tandem bench\n  $ tandem bench matmul decode --device wasm --json\n  $ tandem bench --large --save',
+      '\nExamples:\n  $ tandem bench\n  $ tandem bench matmul decode --device wasm --json\n  $ tandem bench --large --save\n  $ tandem bench train-step --profile trace.json',
     )
     .action(bench);
 }

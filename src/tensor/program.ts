@@ -211,7 +211,13 @@ export async function compile(
       const data = live.has(node) ? fixedData(tensor, fused.uses) : null;
       if (data !== null) device.write(io as DeviceBuffer, data, plan.place(tensor).offset);
     }
-    const executable = await device.compile(calls.flat().map(launchOf));
+    // A step's arithmetic is that of its last kernel; what comes before prepares.
+    const flops = fused.steps.flatMap((step, index) =>
+      calls[index].map((_, part) => (part === calls[index].length - 1 ? flopsOf(step) : 0)),
+    );
+    const executable = await device.compile(
+      calls.flat().map((call, index) => ({ ...launchOf(call), flops: flops[index] })),
+    );
     return new Program({
       device,
       executable,
@@ -230,15 +236,13 @@ export async function compile(
         io: plan.ioBytes,
         store: [...storeNames].reduce((total, name) => total + typeBytes(store.get(name).type), 0),
       },
-      launches: fused.steps.flatMap((step, index) =>
-        calls[index].map(({ kernel, operands }, part) => ({
-          name: kernel.name,
-          grid: kernel.grid,
-          views: kernel.views.map((view) => `${view.name} ${view.dtype}[${view.shape.join(', ')}]`),
-          bytes: operands.reduce((total, operand) => total + typeBytes(operand.type), 0),
-          flops: part === calls[index].length - 1 ? flopsOf(step) : 0,
-        })),
-      ),
+      launches: calls.flat().map(({ kernel, operands }, index) => ({
+        name: kernel.name,
+        grid: kernel.grid,
+        views: kernel.views.map((view) => `${view.name} ${view.dtype}[${view.shape.join(', ')}]`),
+        bytes: operands.reduce((total, operand) => total + typeBytes(operand.type), 0),
+        flops: flops[index],
+      })),
     });
   } catch (error) {
     if (arena !== null) device.free(arena);

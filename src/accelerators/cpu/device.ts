@@ -3,7 +3,15 @@ import { elementCount, type Kernel } from '../../tile/ir.ts';
 import { verify } from '../../tile/verify.ts';
 import { checkBindings, checkRepeat, viewBytes } from '../bindings.ts';
 import { kernelContent } from '../content.ts';
-import type { Device, DeviceBuffer, DeviceFactory, DeviceInfo, Executable, Launch } from '../device.ts';
+import type {
+  Device,
+  DeviceBuffer,
+  DeviceFactory,
+  DeviceInfo,
+  Executable,
+  Launch,
+  TracedLaunch,
+} from '../device.ts';
 import type { LoopFunction, LoopTarget } from '../loops/ir.ts';
 import { lower, unsupported } from '../loops/lower.ts';
 import { RunQueue } from '../queue.ts';
@@ -14,6 +22,7 @@ import { availableMemory, usableThreads } from './host.ts';
 import { CodeBlock, DeviceHeap } from './memory.ts';
 import { loadNative, type Native } from './native.ts';
 import { LaunchList, ThreadPool } from './threads.ts';
+import { Tracer } from './tracer.ts';
 
 interface IsaRule {
   readonly label: string;
@@ -108,6 +117,7 @@ class CpuDevice implements Device {
   readonly #byContent = new Map<string, CompiledKernel>();
   readonly #code: CodeBlock[] = [];
   readonly #executables = new Set<CpuExecutable>();
+  #tracer: Tracer | null = null;
   #closed = false;
 
   constructor(native: Native, isa: Isa, threads: number) {
@@ -188,6 +198,7 @@ class CpuDevice implements Device {
       start: (repeat) => {
         this.#checkOpen();
         return this.#queue.add(async () => {
+          if (this.#tracer !== null) return this.#tracer.walk(list, launches, repeat, scratchBytes);
           this.#pool.reserveScratch(scratchBytes);
           await this.#pool.walk(list, repeat);
         });
@@ -197,6 +208,22 @@ class CpuDevice implements Device {
     });
     this.#executables.add(executable);
     return executable;
+  }
+
+  async trace<T>(work: () => Promise<T>): Promise<{ value: T; launches: readonly TracedLaunch[] }> {
+    this.#checkOpen();
+    if (this.#tracer !== null) throw new Error('the cpu device traces already');
+    const tracer = new Tracer(this.#native, this.#pool.threads);
+    this.#tracer = tracer;
+    try {
+      const value = await work();
+      await this.#queue.idle();
+      return { value, launches: tracer.launches };
+    } finally {
+      await this.#queue.idle();
+      this.#tracer = null;
+      tracer.close();
+    }
   }
 
   /** Generates code for the kernels that have none, all of it in one block. */

@@ -7,6 +7,7 @@ import {
   assembleTimestamp,
   assembleWalker,
   control,
+  event,
   finished,
   idle,
   maximumChunks,
@@ -32,6 +33,8 @@ const chunksPerThread = 8;
 export class LaunchList {
   readonly begin: bigint;
   readonly end: bigint;
+  /** Of all launches together. */
+  readonly chunks: number;
   /** How long one pass over the list took, when it was last walked. */
   microseconds = Infinity;
   readonly #mapping: Mapping;
@@ -43,6 +46,7 @@ export class LaunchList {
     this.#mapping = new Mapping(native, recordBytes + argumentBytes);
     const view = this.#mapping.view();
     let argument = recordBytes;
+    let allChunks = 0;
     launches.forEach((launch, i) => {
       const at = i * record.bytes;
       const size = chunk ?? Math.max(1, Math.ceil(launch.programs / (threads * chunksPerThread)));
@@ -55,6 +59,7 @@ export class LaunchList {
       view.setBigInt64(at + record.programs, BigInt(launch.programs), true);
       view.setBigInt64(at + record.chunk, BigInt(size), true);
       view.setUint32(at + record.chunks, chunks, true);
+      allChunks += chunks;
       for (const value of launch.arguments) {
         view.setBigUint64(argument, value, true);
         argument += 8;
@@ -62,6 +67,7 @@ export class LaunchList {
     });
     this.begin = this.#mapping.address;
     this.end = this.begin + BigInt(recordBytes);
+    this.chunks = allChunks;
   }
 
   free(): void {
@@ -124,6 +130,17 @@ function measureTicks(native: Native): number {
   }
 }
 
+/** One chunk of a launch, as a tracing pool saw it. */
+export interface ChunkEvent {
+  /** Index of the launch in its list. */
+  readonly launch: number;
+  readonly thread: number;
+  /** Microseconds of the time stamp counter. */
+  readonly began: number;
+  readonly ended: number;
+  readonly programs: number;
+}
+
 /** Threads that wait for walks: one is the caller's own, the others are created here and end with `close`. */
 export class ThreadPool {
   readonly threads: number;
@@ -137,14 +154,16 @@ export class ThreadPool {
   #scratch: Mapping | null = null;
   #scratchBytes = 0;
   #withoutTurn = 0;
+  readonly #traces: boolean;
 
-  /** Throws when the system refuses a thread. */
-  constructor(native: Native, threads: number) {
+  /** `traces`: its walks are made by `trace` only. Throws when the system refuses a thread. */
+  constructor(native: Native, threads: number, traces = false) {
     if (threads > maximumWalkers) throw new RangeError(`${threads} threads are more than ${maximumWalkers}`);
     this.threads = threads;
     this.#native = native;
     ticksPerMicrosecond ??= measureTicks(native);
-    const walker = assembleWalker();
+    this.#traces = traces;
+    const walker = assembleWalker(traces);
     this.#code = new CodeBlock(native, [walker.bytes, assembleHalt()]);
     const [walkerAddress, haltAddress] = this.#code.addresses;
     this.#state = new Mapping(native, control.bytes + threads * thread.bytes);
@@ -201,7 +220,46 @@ export class ThreadPool {
 
   /** Walks the list `repeat` times (1 or more). One walk at a time. Rejects when the pool is closed meanwhile. */
   async walk(list: LaunchList, repeat: number): Promise<void> {
+    if (this.#traces) throw new Error('a tracing pool walks by `trace`');
     if (list.begin === list.end) return;
+    await this.#walkList(list, repeat);
+  }
+
+  /** Walks the list once, and tells of every chunk when which thread worked on it. As `walk` otherwise. */
+  async trace(list: LaunchList): Promise<ChunkEvent[]> {
+    if (!this.#traces) throw new Error('this pool does not trace');
+    if (list.begin === list.end) return [];
+    // Any thread may get all chunks.
+    const room = list.chunks * event.bytes;
+    const events = new Mapping(this.#native, room * this.threads);
+    try {
+      const start = (index: number) => events.address + BigInt(index * room);
+      const pointer = (index: number) => control.bytes + index * thread.bytes + thread.trace;
+      for (let i = 0; i < this.threads; i++) this.#view.setBigUint64(pointer(i), start(i), true);
+      await this.#walkList(list, 1);
+      const view = events.view();
+      const chunks: ChunkEvent[] = [];
+      for (let i = 0; i < this.threads; i++) {
+        const used = Number(this.#view.getBigUint64(pointer(i), true) - start(i));
+        for (let at = i * room; at < i * room + used; at += event.bytes) {
+          const stamp = (offset: number) =>
+            Number(view.getBigUint64(at + offset, true)) / (ticksPerMicrosecond as number);
+          chunks.push({
+            launch: Number(view.getBigUint64(at + event.record, true) - list.begin) / record.bytes,
+            thread: i,
+            began: stamp(event.began),
+            ended: stamp(event.ended),
+            programs: Number(view.getBigInt64(at + event.to, true) - view.getBigInt64(at + event.from, true)),
+          });
+        }
+      }
+      return chunks;
+    } finally {
+      events.free();
+    }
+  }
+
+  async #walkList(list: LaunchList, repeat: number): Promise<void> {
     this.#view.setBigUint64(control.begin, list.begin, true);
     this.#view.setBigUint64(control.end, list.end, true);
     this.#view.setBigInt64(control.repeat, BigInt(repeat), true);

@@ -18,6 +18,8 @@ import {
   ecx,
   edx,
   type Gpr64,
+  r8q,
+  r9,
   r12,
   r13,
   r14,
@@ -60,8 +62,13 @@ export const thread = {
   /** Of the caller: time stamps at which its last walk began and ended. */
   began: 24,
   ended: 32,
+  /** Where a tracing walker writes its next event. */
+  trace: 40,
   bytes: 64,
 } as const;
+
+/** What a tracing walker writes of every chunk: the launch, time stamps, and which programs they were. */
+export const event = { record: 0, began: 8, ended: 16, from: 24, to: 32, bytes: 40 } as const;
 
 export const record = {
   entry: 0,
@@ -125,10 +132,27 @@ function timestamp(a: Assembler): void {
 }
 
 /** Calls the kernel of record r13 on programs [rdx, rcx). */
-function callKernel(a: Assembler): void {
+function callKernel(a: Assembler, traces: boolean): void {
+  if (traces) beginEvent(a);
   a.emit('mov', rdi, mem(r13, record.arguments));
   a.emit('mov', rsi, mem(rbx, thread.scratch));
   a.emit('call', qword(mem(r13, record.entry)));
+  if (traces) endEvent(a);
+}
+
+/** Keeps rdx and rcx. */
+function beginEvent(a: Assembler): void {
+  a.emit('mov', r9, mem(rbx, thread.trace)).emit('mov', mem(r9, event.record), r13);
+  a.emit('mov', mem(r9, event.from), rdx).emit('mov', mem(r9, event.to), rcx);
+  a.emit('mov', r8q, rdx);
+  timestamp(a);
+  a.emit('mov', mem(r9, event.began), rax).emit('mov', rdx, r8q);
+}
+
+function endEvent(a: Assembler): void {
+  timestamp(a);
+  a.emit('mov', r9, mem(rbx, thread.trace)).emit('mov', mem(r9, event.ended), rax);
+  a.emit('add', r9, event.bytes).emit('mov', mem(rbx, thread.trace), r9);
 }
 
 /** Wakes up to edx sleepers whose role is in `roles`. */
@@ -153,7 +177,8 @@ export interface WalkerCode {
   readonly worker: number;
 }
 
-export function assembleWalker(): WalkerCode {
+/** `traces`: it records every chunk, so threads' `trace` must point at room for as many as a walk has. */
+export function assembleWalker(traces = false): WalkerCode {
   const a = new Assembler();
   const claim = a.label('claim');
   const execute = a.label('execute');
@@ -193,7 +218,7 @@ export function assembleWalker(): WalkerCode {
   a.emit('mov', rdx, r15).emit('imul', rdx, mem(r13, record.chunk));
   a.emit('mov', rcx, rdx).emit('add', rcx, mem(r13, record.chunk));
   a.emit('mov', rax, mem(r13, record.programs)).emit('cmp', rcx, rax).emit('cmovg', rcx, rax);
-  callKernel(a);
+  callKernel(a, traces);
   a.emit('mov', eax, -1).emit('lock xadd', mem(rbp, control.pending), eax);
   a.emit('cmp', eax, 1).emit('jne', claim);
 
@@ -203,7 +228,7 @@ export function assembleWalker(): WalkerCode {
   jumpIfStopped(a, isStopped);
   a.emit('mov', eax, mem(r13, record.chunks)).emit('cmp', eax, 1).emit('jne', open);
   a.emit('xor', edx, edx).emit('mov', rcx, mem(r13, record.programs));
-  callKernel(a);
+  callKernel(a, traces);
   a.emit('jmp', advance);
 
   // The publisher keeps chunk 0 for itself.
