@@ -3,7 +3,7 @@ import type { Server } from 'node:http';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
-import { checkPage, pageFile, sendFile } from '../fleet/page-files.ts';
+import { checkPage, pageFile, requestPath, sendFile } from '../fleet/page-files.ts';
 
 /** Files of a model that the page asks for; nothing else in the folder is served. */
 const MODEL_FILES: ReadonlySet<string> = new Set([
@@ -25,8 +25,7 @@ function fileOf(path: string, model: string): string | null {
 export async function serveModel(folder: string, port: number): Promise<{ server: Server; url: string }> {
   await checkPage();
   const server = createServer((request, response) => {
-    const path = new URL(request.url ?? '/', 'http://localhost').pathname;
-    sendFile(fileOf(path, folder), response).catch(() => response.destroy());
+    sendFile(fileOf(requestPath(request), folder), response).catch(() => response.destroy());
   });
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);

@@ -1,7 +1,7 @@
 /** Serves the files of the built page (`web/`) over HTTP. Needs Node. */
 import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
-import type { ServerResponse } from 'node:http';
+import type { IncomingMessage, ServerResponse } from 'node:http';
 import { extname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -19,6 +19,9 @@ const PAGE_FILE = /^[A-Za-z0-9_.-]+\.(?:html|css|js|map)$/u;
 
 /** Where the build puts the page. */
 const pageFolder = fileURLToPath(new URL('../../dist/web/', import.meta.url));
+
+/** The path that a request asks for, as it was sent: what is no path of ours need not be a valid one. */
+export const requestPath = ({ url = '/' }: IncomingMessage): string => url.replace(/[?#].*$/su, '');
 
 /** The file of the page that a path stands for; null where it stands for none. */
 export function pageFile(path: string): string | null {

@@ -62,8 +62,8 @@ interface Job extends Assignment {
 interface Tab {
   readonly number: number;
   readonly link: TabLink;
-  /** Name and description of its accelerator, from when it joined. */
-  accelerator: { readonly name: string; readonly description: string } | null;
+  /** Name of its accelerator, from when it joined. */
+  accelerator: string | null;
   /** What it was sent and has not confirmed. */
   sent: Snapshot | null;
   /** What it has confirmed. */
@@ -90,6 +90,9 @@ function jobSize(requests: number, tabs: number, maxTokens: number): number {
 }
 
 const LEFT = 'left';
+
+/** What a tab says is shown at a terminal, which must not take orders from it. */
+const printable = (text: string) => text.replace(/\p{C}+/gu, ' ').slice(0, 300);
 
 const count = (number: number, noun: string) => `${number} ${noun}${number === 1 ? '' : 's'}`;
 
@@ -228,10 +231,12 @@ export class TabPool implements Sampler {
     switch (message.type) {
       case 'join': {
         if (tab.accelerator !== null) throw new ProtocolError("'join' arrived twice");
-        tab.accelerator = { name: message.accelerator, description: message.description };
+        tab.accelerator = message.accelerator;
         const { run, learner, config, dtype, onNotice } = this.#options;
         tab.link.send({ type: 'welcome', run, learner, dtype, config });
-        onNotice(`Browser tab ${tab.number} joined: ${message.description} (${count(this.size, 'tab')})`);
+        onNotice(
+          `Browser tab ${tab.number} joined: ${printable(message.description)} (${count(this.size, 'tab')})`,
+        );
         this.#progressed = performance.now();
         this.#feed(tab);
         return;
@@ -271,7 +276,7 @@ export class TabPool implements Sampler {
     if (job.completions !== null || !this.#jobs.includes(job)) return;
     job.completions = completions;
     this.#slowest = Math.max(this.#slowest, performance.now() - job.given);
-    this.#sampledOn.add(tab.accelerator!.name);
+    this.#sampledOn.add(tab.accelerator!);
   }
 
   /** Sends the present weights to a tab that has others, unless weights are under way to it already. */
@@ -335,7 +340,7 @@ export class TabPool implements Sampler {
   }
 
   #drop(tab: Tab, code: number, reason: string): void {
-    this.#leave(tab, `was sent away: ${reason}`);
+    this.#leave(tab, `was sent away: ${printable(reason)}`);
     tab.link.close(code, reason);
   }
 

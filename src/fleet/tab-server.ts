@@ -11,7 +11,7 @@ import { networkInterfaces } from 'node:os';
 import type { Duplex } from 'node:stream';
 import type { WebSocket } from 'ws';
 import { WebSocketServer } from 'ws';
-import { checkPage, pageFile, sendFile } from './page-files.ts';
+import { checkPage, pageFile, requestPath, sendFile } from './page-files.ts';
 import { CLOSE, MAX_MESSAGE_BYTES, partsOf, SOCKET_PATH, SUBPROTOCOL } from './protocol.ts';
 import type { TabLink, TabPool } from './tab-pool.ts';
 
@@ -46,7 +46,7 @@ export async function openTabServer(pool: TabPool, options: TabServerOptions): P
   const token = options.token ?? randomBytes(24).toString('base64url');
   const isToken = (given: string) => timingSafeEqual(digest(given), digest(token));
   const server = createServer((request, response) => {
-    const path = pathOf(request);
+    const path = requestPath(request);
     if (path === `/${SOCKET_PATH}`) {
       // Why a WebSocket was refused is not told to a page, so that it asks here.
       const problem = refusal(request, request.headers.authorization?.replace(/^Bearer /u, ''), isToken);
@@ -65,7 +65,7 @@ export async function openTabServer(pool: TabPool, options: TabServerOptions): P
   server.on('upgrade', (request, socket, head) => {
     const [protocol, given] = (request.headers['sec-websocket-protocol'] ?? '').split(/\s*,\s*/u);
     const problem =
-      pathOf(request) !== `/${SOCKET_PATH}` || protocol !== SUBPROTOCOL
+      requestPath(request) !== `/${SOCKET_PATH}` || protocol !== SUBPROTOCOL
         ? { status: 404, reason: `nothing is here but ${SUBPROTOCOL} at /${SOCKET_PATH}` }
         : (refusal(request, given, isToken, true) ??
           (sockets.clients.size >= TABS ? { status: 503, reason: `${TABS} tabs are the most` } : null));
@@ -94,8 +94,6 @@ export async function openTabServer(pool: TabPool, options: TabServerOptions): P
     },
   };
 }
-
-const pathOf = (request: IncomingMessage) => new URL(request.url ?? '/', 'http://localhost').pathname;
 
 interface Refusal {
   readonly status: number;

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
+import { createConnection } from 'node:net';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { WebSocket } from 'ws';
@@ -247,6 +248,20 @@ describe('a pool of tabs', { skip }, () => {
       );
     }
 
+    test('fails, with a reason that would steer the terminal', () =>
+      withPool(async ({ pool, server, notices }) => {
+        const received = give(pool);
+        const rude = await openTab(server.link, device, (message) =>
+          message.type === 'loaded' ? { type: 'failed', reason: '\u001b[2Joh\r\nno' } : message,
+        );
+        await closed(rude.socket);
+        assert.ok(notices.includes('Browser tab 1 was sent away:  [2Joh no (0 tabs)'), notices.join('\n'));
+        await rude.close();
+        const honest = await openTab(server.link, device);
+        await received;
+        await honest.close();
+      }));
+
     test('has other weights in its memory than it was sent', () =>
       withPool(async ({ pool, server, notices }) => {
         const received = give(pool);
@@ -299,6 +314,33 @@ describe('a pool of tabs', { skip }, () => {
       await give(pool);
       const [{ logprobs }] = await pool.sample(requests, settings);
       assert.equal(compareLogProbabilities(logprobs, logprobs).maxAbs, Number.POSITIVE_INFINITY);
+      await tab.close();
+    }));
+
+  test('requests that make no sense harm nobody', () =>
+    withPool(async ({ pool, server: { link } }) => {
+      const { hostname, port } = new URL(link);
+      const upgrade = 'Connection: Upgrade\r\nUpgrade: websocket\r\n';
+      for (const [request, status] of [
+        ['GET // HTTP/1.1\r\nHost: x\r\n\r\n', 404],
+        [`GET // HTTP/1.1\r\nHost: x\r\n${upgrade}\r\n`, 404],
+        ['GET /../package.json HTTP/1.1\r\nHost: x\r\n\r\n', 404],
+        ['GET http:// HTTP/1.1\r\nHost: x\r\n\r\n', 404],
+        ['nonsense\r\n\r\n', 400],
+        [
+          `GET /rollout HTTP/1.1\r\nHost: ${hostname}:${port}\r\nOrigin: http://${hostname}:${port}\r\n${upgrade}Sec-WebSocket-Protocol: ${SUBPROTOCOL}, ${tokenOf(link)}\r\n\r\n`,
+          400,
+        ],
+      ] as const) {
+        const socket = createConnection(Number(port), hostname);
+        socket.end(request);
+        let answer = '';
+        for await (const bytes of socket) answer += bytes;
+        assert.equal(Number(/^HTTP\/1\.1 (\d+)/u.exec(answer)?.[1]), status, request);
+      }
+      const received = give(pool);
+      const tab = await openTab(link, device);
+      await received;
       await tab.close();
     }));
 
