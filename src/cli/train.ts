@@ -26,11 +26,14 @@ export function addStart(program: Command): void {
       'chain, multiplication, countdown, deduction, or a TypeScript file of your own',
       'chain',
     )
-    .option('--rollout <value>', 'Accelerator of the rollouts; default: another one than the learner’s')
+    .option(
+      '--rollout <value>',
+      'Accelerator of the rollouts, or browser: tabs that open a link sample; default: another one than the learner’s',
+    )
     .option('--json', 'print events as JSON lines instead of the display')
     .addHelpText(
       'after',
-      '\nExamples:\n  $ tandem start\n  $ tandem start --task deduction --seed 1\n  $ tandem start --rollout wasm --name chain-on-wasm',
+      '\nExamples:\n  $ tandem start\n  $ tandem start --task deduction --seed 1\n  $ tandem start --rollout wasm --name chain-on-wasm\n  $ tandem start --rollout browser',
     );
   addFlags(command, runOptions, ['rollout']);
   addFlags(command, modelOptions);
@@ -91,7 +94,7 @@ export function addTrain(program: Command): void {
   );
   addFlags(grpo, grpoOptions).addHelpText(
     'after',
-    '\nExamples:\n  $ tandem train grpo --model runs/chain --loss-type dr_grpo --name chain-2\n  $ tandem train grpo --task ./my-task.ts --rollout wasm --beta 0.01',
+    '\nExamples:\n  $ tandem train grpo --model runs/chain --loss-type dr_grpo --name chain-2\n  $ tandem train grpo --task ./my-task.ts --rollout wasm --beta 0.01\n  $ tandem train grpo --model runs/chain --rollout browser --max-steps 50',
   );
   sft.action(async (parsed: Record<string, unknown> & Common) => {
     await begin(parsed, ['cold_start'], givenOptions(sftOptions, parsed), {});
