@@ -1,6 +1,9 @@
 /** Traces: every launch is there, once, in time; and tracing changes no result. */
 import assert from 'node:assert/strict';
-import { describe, test } from 'node:test';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, describe, test } from 'node:test';
 import type { Device, TracedLaunch } from '../src/accelerators/device.ts';
 import { listDevices, openDevice } from '../src/accelerators/registry.ts';
 import type { Limits } from '../src/bench/item.ts';
@@ -11,6 +14,8 @@ import type { Program } from '../src/tensor/program.ts';
 import { compile } from '../src/tensor/program.ts';
 import { ParameterStore } from '../src/tensor/store.ts';
 import { elementCount } from '../src/tile/ir.ts';
+import { newRun } from '../src/training/open-run.ts';
+import { tandem } from './cli/harness.ts';
 
 const limits: Limits = {
   machine: {
@@ -88,6 +93,66 @@ describe('tracing on cpu', { skip: !cpu.available && cpu.reason }, () => {
       /the work failed/u,
     );
     assert.deepEqual((await device.trace!(async () => 7)).value, 7);
+  });
+});
+
+describe('profiles', { skip: !cpu.available && cpu.reason }, async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'tandem-profile-'));
+  after(() => rm(folder, { recursive: true }));
+
+  test('of a training run: its second step, which learns the same', async () => {
+    const made = (name: string) =>
+      newRun({
+        phases: ['cold_start'],
+        run: { name, device: 'cpu', parity_device: 'cpu', eval_problems: 2 },
+        modelOptions: {
+          hidden_size: 16,
+          num_hidden_layers: 1,
+          num_attention_heads: 1,
+          num_key_value_heads: 1,
+          intermediate_size: 16,
+        },
+        sft: { max_steps: 3, per_device_train_batch_size: 4, gradient_accumulation_steps: 1 },
+        grpo: { max_completion_length: 8 },
+        runs: folder,
+      });
+    const plain = await made('plain');
+    await plain.run();
+    const profiled = await made('profiled');
+    const seen: TracedLaunch[][] = [];
+    profiled.traceStep(async (launches, { name }) => {
+      assert.equal(name, 'cpu');
+      seen.push([...launches]);
+    });
+    await profiled.run();
+    assert.equal(seen.length, 1);
+    const names = seen[0].map(({ launch }) => launch.kernel.name);
+    for (const part of ['matmul', 'attention', 'embedding'])
+      assert.ok(
+        names.some((name) => name.includes(part)),
+        `${part}: ${names}`,
+      );
+    const weights = (run: typeof plain) => readFile(join(run.folder, 'model.safetensors'));
+    assert.ok((await weights(plain)).equals(await weights(profiled)));
+  });
+
+  test('of a benchmark: bench --profile writes the file and says where the time goes', async () => {
+    const path = join(folder, 'trace.json');
+    const { code, out, err } = await tandem(['bench', 'matmul', '--device', 'cpu', '--profile', path]);
+    assert.equal(code, 0, err);
+    assert.match(out, /1 launches; .*\n.*ms +100\.0 % +1x +matmul_256x256x256/u);
+    const { traceEvents } = JSON.parse(await readFile(path, 'utf8')) as { traceEvents: TraceEvent[] };
+    const [span] = traceEvents.filter(({ ph, tid }) => ph === 'X' && tid === 0);
+    assert.equal(span.args.flops, 2 * 256 ** 3);
+    assert.ok(Number(span.args['percent of limit']) > 0);
+  });
+
+  test('an accelerator that cannot trace says so', async () => {
+    const { code, err } = await tandem(['bench', 'matmul', '--device', 'wasm', '--profile', 'x.json']);
+    assert.equal(code, 2);
+    assert.equal(err, 'tandem: --profile needs an accelerator that can trace: cpu, not wasm\n');
+    const nothing = await tandem(['bench', 'start', '--device', 'cpu', '--profile', 'x.json']);
+    assert.match(nothing.err, /there is nothing to profile in start: name .*matmul/u);
   });
 });
 

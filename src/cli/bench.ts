@@ -4,7 +4,6 @@ import type { Command } from 'commander';
 import pc from 'picocolors';
 import type { MachineLimits, Rate } from '../accelerators/cpu/limits.ts';
 import { measureLimits } from '../accelerators/cpu/limits.ts';
-import type { Device, DeviceInfo, TracedLaunch } from '../accelerators/device.ts';
 import { listDevices, openDevice, resolveDevice } from '../accelerators/registry.ts';
 import { measureWasmLimits } from '../accelerators/wasm/limits.ts';
 import type { Item, Limits, Row } from '../bench/item.ts';
@@ -13,12 +12,13 @@ import { benchmarkItems, benchmarkNames, isBenchmarkName } from '../bench/items.
 import { comparison, figure } from '../bench/markdown.ts';
 import type { Peer, PeerName } from '../bench/peers.ts';
 import { findPeer, peerNames } from '../bench/peers.ts';
-import { hotspots, traceFile } from '../bench/profile.ts';
+import { traceFile } from '../bench/profile.ts';
 import { currentLoad, saveResults, thisMachine } from '../bench/results.ts';
 import { measureItem } from '../bench/run.ts';
 import { printCounters } from './counters.ts';
 import { UsageError } from './errors.ts';
 import { percent } from './text.ts';
+import { traceLines } from './trace.ts';
 
 const RESULTS = 'bench/results';
 const PAGE = 'docs/benchmarks.md';
@@ -97,9 +97,9 @@ const wasmLine = (wasm: NonNullable<Limits['wasm']>) => [
 ];
 
 /** The limits that items need; null, with a line that says why, where the machine's instructions are unknown to us. */
-async function limitsHere(
-  items: readonly Item[],
-  threads: number,
+export async function limitsHere(
+  items: readonly Pick<Item, 'device'>[],
+  threads: number | undefined,
   say: (line: string) => void,
 ): Promise<Limits> {
   const wasm = items.some(({ device }) => device === 'wasm') ? await measureWasmLimits() : null;
@@ -142,7 +142,6 @@ interface Options {
 
 /** Of what a profile is made where no benchmark is named. */
 const PROFILED: readonly BenchmarkName[] = ['train-step'];
-const SHOWN = 12;
 
 /** Traces one program of the first benchmark that has one, in place of measuring. */
 async function profile(path: string, names: readonly BenchmarkName[], chosen: string): Promise<void> {
@@ -153,36 +152,15 @@ async function profile(path: string, names: readonly BenchmarkName[], chosen: st
       `there is nothing to profile in ${names.join(', ')}: name ${benchmarkNames.join(', ')}`,
     );
   await using device = await openDevice(chosen);
+  if (device.trace === undefined)
+    throw new UsageError(`--profile needs an accelerator that can trace: cpu, not ${chosen}`);
   const limits = await limitsHere([item], device.info.threads, (line) => console.log(line));
   const about = `${item.name} ${item.shape}, ${item.dtype}`;
   await item.profile(device, async (work) => {
-    const { launches } = await traced(device, work);
-    await writeTrace(path, launches, device.info, limits, about);
+    const { launches } = await device.trace!(work);
+    await writeFile(path, JSON.stringify(traceFile(launches, device.info, limits, about)));
+    for (const line of traceLines(launches, path)) console.log(line);
   });
-}
-
-/** Throws UsageError where the device cannot trace. */
-export function traced<T>(device: Device, work: () => Promise<T>) {
-  if (device.trace === undefined)
-    throw new UsageError(`--profile needs an accelerator that can trace: cpu, not ${device.info.name}`);
-  return device.trace(work);
-}
-
-/** Writes a trace, and says which kernels took longest. */
-export async function writeTrace(
-  path: string,
-  launches: readonly TracedLaunch[],
-  info: DeviceInfo,
-  limits: Limits,
-  about: string,
-): Promise<void> {
-  await writeFile(path, JSON.stringify(traceFile(launches, info, limits, about)));
-  console.log(`${about}: ${launches.length} launches`);
-  for (const { name, launches: count, microseconds, share } of hotspots(launches).slice(0, SHOWN))
-    console.log(
-      `${figure(microseconds / 1000).padStart(9)} ms ${percent(share).padStart(7)}  ${`${count}x`.padStart(5)} ${name}`,
-    );
-  console.log(`Saved as ${path}; open it in ui.perfetto.dev or chrome://tracing`);
 }
 
 async function bench(names: readonly string[], options: Options): Promise<void> {

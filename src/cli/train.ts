@@ -1,21 +1,31 @@
 /** `tandem start` and `tandem train`: whole runs and their parts. */
+import { writeFile } from 'node:fs/promises';
 import type { Command } from 'commander';
 import { AUTO, anotherDevice, resolveDevice } from '../accelerators/registry.ts';
+import { traceFile } from '../bench/profile.ts';
 import type { PhaseName, RunEvent } from '../training/events.ts';
 import { newRun, resumeRun } from '../training/open-run.ts';
 import { grpoOptions, modelOptions, runOptions, sftOptions } from '../training/options.ts';
 import type { TrainingRun } from '../training/run.ts';
 import { RunInterrupted } from '../training/run.ts';
+import { limitsHere } from './bench.ts';
 import { createDisplay } from './display.ts';
 import { EXIT, UsageError } from './errors.ts';
 import { addFlags, checkOptions, givenOptions } from './flags.ts';
+import { traceLines } from './trace.ts';
 
 interface Common {
   readonly task?: string;
   readonly model?: string;
   readonly json?: boolean;
   readonly resume?: string;
+  readonly profile?: string;
 }
+
+const PROFILE = [
+  '--profile <file>',
+  'write a trace of the second step: every launch, its threads, bytes, operations and share of the limit; for ui.perfetto.dev',
+] as const;
 
 export function addStart(program: Command): void {
   const command = program
@@ -55,6 +65,7 @@ export function addTrain(program: Command): void {
     .description('Fine-tune or reinforce a model, or continue an interrupted run')
     .option('--resume <run>', 'continue the run in this folder, bit for bit')
     .option('--json', 'print events as JSON lines instead of the display')
+    .option(...PROFILE)
     .addHelpText(
       'after',
       '\nExamples:\n  $ tandem train sft --task chain --max-steps 200\n  $ tandem train grpo --model runs/chain --loss-type dr_grpo\n  $ tandem train grpo --task ./my-task.ts\n  $ tandem train --resume runs/chain',
@@ -84,7 +95,8 @@ export function addTrain(program: Command): void {
         'chain, multiplication, countdown, deduction, or a TypeScript file of your own; default: what the model was trained on, without one chain',
       )
       .option('--model <folder>', 'start from this model instead of from nothing')
-      .option('--json', 'print events as JSON lines instead of the display');
+      .option('--json', 'print events as JSON lines instead of the display')
+      .option(...PROFILE);
     addFlags(command, runOptions);
     addFlags(command, modelOptions);
   }
@@ -139,8 +151,17 @@ function listener({ json }: Common): (event: RunEvent) => void {
 }
 
 /** Runs to the end; the first Ctrl-C saves and stops, the second kills. */
-async function finish(run: TrainingRun, { json }: Common): Promise<void> {
+async function finish(run: TrainingRun, { json, profile }: Common): Promise<void> {
   let asked = false;
+  let traced: readonly string[] = [];
+  if (profile !== undefined) {
+    // Before the run: nothing else must go on while limits are measured.
+    const limits = await limitsHere([], undefined, (line) => console.error(line));
+    run.traceStep(async (launches, info) => {
+      await writeFile(profile, JSON.stringify(traceFile(launches, info, limits, `a step of ${run.folder}`)));
+      traced = traceLines(launches, profile);
+    });
+  }
   const stop = () => {
     if (asked) process.exit(130);
     asked = true;
@@ -164,5 +185,6 @@ async function finish(run: TrainingRun, { json }: Common): Promise<void> {
     process.off('SIGINT', stop);
     process.off('SIGTERM', stop);
     display?.stop();
+    if (!json) for (const line of traced) console.log(line);
   }
 }

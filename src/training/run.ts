@@ -2,7 +2,7 @@
  * A whole run: cold start, reinforcement under the parity gate, evaluation, report. Everything that defines the next
  * step is in the saved state, so a run that was killed continues bit for bit. Needs Node.
  */
-import type { Device } from '../accelerators/device.ts';
+import type { Device, DeviceInfo, TracedLaunch } from '../accelerators/device.ts';
 import { anotherDevice, listDevices, openDevice } from '../accelerators/registry.ts';
 import type { Tokenizer } from '../checkpoint/tokenizer.ts';
 import { explainFailure, ParityError } from '../fleet/parity.ts';
@@ -78,6 +78,9 @@ export interface RunParts {
   readonly onEvent: (event: RunEvent) => void;
 }
 
+/** Told what the learner's accelerator did in one step. */
+export type TraceListener = (launches: readonly TracedLaunch[], info: DeviceInfo) => Promise<void>;
+
 /** Thrown by `run` after `stop`: the state is saved, and the run can be resumed. */
 export class RunInterrupted extends Error {
   override name = 'RunInterrupted';
@@ -93,6 +96,8 @@ export class TrainingRun {
   /** Where it is browser tabs. */
   #tabs: BrowserRollouts | null = null;
   #stopping = false;
+  #traceListener: TraceListener | null = null;
+  #stepsMade = 0;
   #saved = 0;
   #begun = 0;
   #secondsBefore = 0;
@@ -116,6 +121,14 @@ export class TrainingRun {
   stop(): void {
     this.#stopping = true;
     this.#tabs?.pool.interrupt();
+  }
+
+  /**
+   * Has the second step that `run` makes traced: the first one compiles. Nothing else changes. `run` throws where the
+   * learner's accelerator cannot trace.
+   */
+  traceStep(listener: TraceListener): void {
+    this.#traceListener = listener;
   }
 
   /** Runs what is left of the run. Throws what went wrong; the last saved state stays. */
@@ -199,9 +212,9 @@ export class TrainingRun {
     this.#emit({ type: 'phase', phase, steps, firstStep: progress.step });
     while (progress.step < steps) {
       const started = performance.now();
-      const { metrics, parity, traces } = await (phase === 'cold_start'
-        ? this.#likelihoodStep()
-        : this.#policyStep());
+      const { metrics, parity, traces } = await this.#traced(() =>
+        phase === 'cold_start' ? this.#likelihoodStep() : this.#policyStep(),
+      );
       progress.step++;
       progress.numTokens += metrics.num_tokens ?? 0;
       const full: Metrics = {
@@ -234,6 +247,18 @@ export class TrainingRun {
     progress.entered = false;
     progress.numTokens = 0;
     await this.#save(phase);
+  }
+
+  async #traced(step: () => Promise<StepResult>): Promise<StepResult> {
+    const listener = this.#traceListener;
+    if (listener === null || this.#stepsMade++ === 0) return step();
+    this.#traceListener = null;
+    const { device } = this.#learner;
+    if (device.trace === undefined)
+      throw new Error(`the accelerator ${device.info.name} cannot trace: a profile needs --device cpu`);
+    const { value, launches } = await device.trace(step);
+    await listener(launches, device.info);
+    return value;
   }
 
   async #enter(phase: PhaseName): Promise<void> {
