@@ -22,6 +22,7 @@ const limits: Limits = {
   machine: {
     threads: 2,
     fma: { avx2: { one: 50e9, all: 100e9 }, avx512: { one: 100e9, all: 200e9 } },
+    dots: {},
     read: { one: 10e9, all: 20e9 },
     copy: { one: 8e9, all: 16e9 },
   },
@@ -128,6 +129,12 @@ describe('measuring', () => {
       benchmarkItems(['decode'], 'cpu', false)
         .find(({ shape, dtype }) => shape === `Qwen3-0.6B, batch ${batch}` && dtype === 'bf16')!
         .limit({ ...limits, machine: { ...limits.machine!, read: { one: 1e3, all: 1e3 } } })!;
+    // With instructions for bf16 the arithmetic is faster, not the reading.
+    const dots = { bf16: { one: 200e9, all: 400e9 } };
+    const [item] = benchmarkItems(['prefill'], 'cpu', false);
+    const narrow = { ...limits, machine: { ...limits.machine!, dots } };
+    assert.equal(item.dtype, 'bf16');
+    assert.equal(item.limit(narrow), 2 * item.limit(limits)!);
     // The weights count once they are loaded; keys and values alone take a second for every 4 KB here.
     assert.ok(decode(1) < 1e-3, `${decode(1)}`);
     const free = (batch: number) =>

@@ -4,6 +4,7 @@ import type { Device } from '../accelerators/device.ts';
 import type { GenerationRequest } from '../inference/engine.ts';
 import { Engine } from '../inference/engine.ts';
 import { loadWeights } from '../inference/load.ts';
+import type { HeldType } from '../inference/weights.ts';
 import type { Qwen3Config } from '../models/config.ts';
 import { weightSpecs } from '../models/qwen3.ts';
 import { Random } from '../numerics/random.ts';
@@ -15,9 +16,11 @@ import { benchCache, qwen3Small, qwen3SmallFolder } from './synthetic.ts';
 import { median } from './timing.ts';
 
 /** How each type of weights is called by llama.cpp, which is compared at the same bits. */
-const LLAMA_TYPES = { bf16: 'bf16' } as const;
-type HeldType = keyof typeof LLAMA_TYPES;
-const TYPES = Object.keys(LLAMA_TYPES) as HeldType[];
+const LLAMA_TYPES = { bf16: 'bf16', int8: 'q8_0', int4: 'q4_0' } as const satisfies {
+  readonly [T in HeldType]?: string;
+};
+type MeasuredType = keyof typeof LLAMA_TYPES;
+const TYPES = Object.keys(LLAMA_TYPES) as MeasuredType[];
 
 const RUNS = 3;
 const DECODE_PROMPT = 16;
@@ -37,7 +40,7 @@ interface Loaded {
 
 async function withModel<T>(
   device: Device,
-  dtype: HeldType,
+  dtype: MeasuredType,
   use: (loaded: Loaded) => Promise<T>,
 ): Promise<T> {
   const { config, weights } = await loadWeights(await qwen3SmallFolder(), device, dtype);
@@ -87,7 +90,7 @@ const cacheBytes = (config: Qwen3Config, context: number) =>
  * Generated tokens a second, without the prompts. The limit: every step reads all weights once and the keys and values
  * of every sequence, and multiplies for each.
  */
-export function largeDecodeItem(dtype: HeldType, batch: number, device: string): Item {
+export function largeDecodeItem(dtype: MeasuredType, batch: number, device: string): Item {
   const generated = generatedTokens(batch);
   let weightBytes = 0;
   return {
@@ -99,6 +102,7 @@ export function largeDecodeItem(dtype: HeldType, batch: number, device: string):
     limit(limits) {
       const context = DECODE_PROMPT + generated / 2;
       const seconds = leastSeconds(limits, device, {
+        dtype,
         operations: batch * forwardOperations(qwen3Small(), context),
         bytes: weightBytes + batch * cacheBytes(qwen3Small(), context),
       });
@@ -142,7 +146,7 @@ export function largeDecodeItem(dtype: HeldType, batch: number, device: string):
 }
 
 /** Tokens of a prompt a second; its limit is arithmetic, of which only the last token's includes the vocabulary. */
-export function prefillItem(dtype: HeldType, device: string): Item {
+export function prefillItem(dtype: MeasuredType, device: string): Item {
   return {
     name: 'prefill',
     shape: `${SHAPE}, ${PREFILL} tokens`,
@@ -154,7 +158,11 @@ export function prefillItem(dtype: HeldType, device: string): Item {
       const vocabulary = weightSpecs(config).find(({ kind }) => kind === 'embedding');
       const each = forwardOperations(config, (PREFILL + 1) / 2);
       const head = 2 * elementCount(vocabulary?.shape ?? []);
-      const seconds = leastSeconds(limits, device, { operations: PREFILL * (each - head) + head, bytes: 0 });
+      const seconds = leastSeconds(limits, device, {
+        dtype,
+        operations: PREFILL * (each - head) + head,
+        bytes: 0,
+      });
       return seconds === null ? null : PREFILL / seconds;
     },
     peers: {
@@ -213,7 +221,7 @@ const fileBytes = (config: Qwen3Config) =>
  * Seconds of a whole `tandem generate` to its first token, the file in the page cache. The limit: the weights are read
  * once.
  */
-export function startItem(dtype: HeldType, device: string): Item {
+export function startItem(dtype: MeasuredType, device: string): Item {
   return {
     name: 'start',
     shape: `${SHAPE}, first token`,

@@ -1,5 +1,5 @@
 /** What a benchmark is made of: work items, and the rows that their measurements become. */
-import type { MachineLimits } from '../accelerators/cpu/limits.ts';
+import type { MachineLimits, NarrowType } from '../accelerators/cpu/limits.ts';
 import type { Device } from '../accelerators/device.ts';
 import type { WasmLimits } from '../accelerators/wasm/limits.ts';
 import type { PeerName } from './peers.ts';
@@ -68,13 +68,18 @@ export const lessIsBetter: { readonly [U in Unit]: boolean } = {
   MB: true,
 };
 
+/** Which measured instructions can multiply a type of weights; those for f32 where the processor has none. */
+const MULTIPLIED_AS: Readonly<Record<string, NarrowType>> = { bf16: 'bf16', int8: 'int8', int4: 'int8' };
+
 /**
- * f32 multiply-adds with all threads, in floating-point operations a second: of the processor's widest instructions, or
- * of WebAssembly's. Null where nothing measures it.
+ * Multiply-adds with all threads, two operations each, a second: of the processor's widest instructions for values of
+ * this type, or of WebAssembly's. Null where nothing measures it.
  */
-export function arithmeticPeak({ machine, wasm }: Limits, device: string): number | null {
-  if (device === 'cpu' && machine !== null)
-    return Math.max(...Object.values(machine.fma).map(({ all }) => all));
+export function arithmeticPeak({ machine, wasm }: Limits, device: string, dtype = 'f32'): number | null {
+  if (device === 'cpu' && machine !== null) {
+    const narrow = machine.dots[MULTIPLIED_AS[dtype]];
+    return narrow?.all ?? Math.max(...Object.values(machine.fma).map(({ all }) => all));
+  }
   return device === 'wasm' && wasm !== null ? wasm.all : null;
 }
 
@@ -85,14 +90,14 @@ export function readBandwidth({ machine }: Limits, device: string): number | nul
 
 /**
  * Seconds that work takes at least: its arithmetic and its reads overlap, so the longer of the two. `bytes`: what has to
- * come from memory, 0 where it fits the caches.
+ * come from memory, 0 where it fits the caches. `dtype`: of what is multiplied, f32 where left out.
  */
 export function leastSeconds(
   limits: Limits,
   device: string,
-  work: { readonly operations: number; readonly bytes: number },
+  work: { readonly operations: number; readonly bytes: number; readonly dtype?: string },
 ): number | null {
-  const peak = arithmeticPeak(limits, device);
+  const peak = arithmeticPeak(limits, device, work.dtype);
   const bandwidth = readBandwidth(limits, device);
   if (peak === null || bandwidth === null) return null;
   return Math.max(work.operations / peak, work.bytes / bandwidth);

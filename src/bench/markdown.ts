@@ -58,6 +58,9 @@ function limitRows({ machine, wasm }: Limits): string[][] {
     ...Object.entries(machine?.fma ?? {}).map(([isa, limit]) =>
       rate(`multiply-add f32, ${isa}`, limit, 'GFLOP/s'),
     ),
+    ...Object.entries(machine?.dots ?? {}).map(([type, limit]) =>
+      rate(`multiply-add ${type}, avx512`, limit, type === 'int8' ? 'GOP/s' : 'GFLOP/s'),
+    ),
     ...(machine === null
       ? []
       : [

@@ -2,7 +2,7 @@
 import { writeFile } from 'node:fs/promises';
 import type { Command } from 'commander';
 import pc from 'picocolors';
-import type { MachineLimits, Rate } from '../accelerators/cpu/limits.ts';
+import type { MachineLimits, NarrowType, Rate } from '../accelerators/cpu/limits.ts';
 import { measureLimits } from '../accelerators/cpu/limits.ts';
 import { listDevices, openDevice, resolveDevice } from '../accelerators/registry.ts';
 import { measureWasmLimits } from '../accelerators/wasm/limits.ts';
@@ -82,10 +82,16 @@ export function limitLines({ machine, wasm }: Limits): string[] {
   return [...(machine === null ? [] : machineLines(machine)), ...(wasm === null ? [] : wasmLine(wasm))];
 }
 
-function machineLines({ threads, fma, read, copy }: MachineLimits): string[] {
+/** Operations on integers are not floating-point ones. */
+const OPERATIONS: { readonly [T in NarrowType]: string } = { bf16: 'GFLOP/s', int8: 'GOP/s' };
+
+function machineLines({ threads, fma, dots, read, copy }: MachineLimits): string[] {
   return [
     ...Object.entries(fma).map(([isa, rate]) =>
       limitLine(`multiply-add f32, ${isa}`, rate, 'GFLOP/s', threads),
+    ),
+    ...Object.entries(dots).map(([type, rate]) =>
+      limitLine(`multiply-add ${type}, avx512`, rate, OPERATIONS[type as NarrowType], threads),
     ),
     limitLine('memory, read', read, 'GB/s', threads),
     limitLine('memory, copy (read + write)', copy, 'GB/s', threads),

@@ -350,9 +350,14 @@ describe('cpu runtime', { skip: usable ? false : 'not Linux on x86-64' }, async 
   });
 
   test('the limits of the machine are measured', async () => {
-    const { threads, fma, read, copy } = await measureLimits(2);
+    const { threads, fma, dots, read, copy } = await measureLimits(2);
     assert.equal(threads, 2);
-    const rates = [read, copy, ...Object.values(fma)];
+    const rates = [read, copy, ...Object.values(fma), ...Object.values(dots)];
+    const { features } = processor(native);
+    assert.deepEqual(
+      [dots.bf16 !== undefined, dots.int8 !== undefined],
+      [features.has('avx512bf16'), features.has('avx512vnni')],
+    );
     // How fast a machine is depends on what else it does; that something was measured does not.
     for (const { one, all } of rates)
       assert.ok(one > 0 && all > 0 && Number.isFinite(one) && Number.isFinite(all));

@@ -19,11 +19,15 @@ export interface MachineLimits {
   readonly threads: number;
   /** Floating-point operations a second of f32 fused multiply-adds (two each), by instruction set; absent where there is none. */
   readonly fma: { readonly [I in Isa]?: Rate };
+  /** The same of instructions that add several products at once: pairs of bf16 (vdpbf16ps), quads of bytes (vpdpbusd). */
+  readonly dots: { readonly [T in NarrowType]?: Rate };
   /** Bytes read a second, from memory beyond the caches. */
   readonly read: Rate;
   /** Bytes read plus bytes written a second of a copy with ordinary stores. */
   readonly copy: Rate;
 }
+
+export type NarrowType = 'bf16' | 'int8';
 
 /** How long one figure is measured; the best pass counts, as others on the machine can only slow it down. */
 const measureMilliseconds = 100;
@@ -57,6 +61,17 @@ const vectorSets: { readonly [I in Isa]: VectorSet } = {
   },
 };
 
+interface NarrowDot {
+  readonly feature: CpuFeature;
+  readonly mnemonic: 'vdpbf16ps' | 'vpdpbusd';
+  /** Products that are added to each 32-bit lane. */
+  readonly products: number;
+}
+const narrowDots: { readonly [T in NarrowType]: NarrowDot } = {
+  bf16: { feature: 'avx512bf16', mnemonic: 'vdpbf16ps', products: 2 },
+  int8: { feature: 'avx512vnni', mnemonic: 'vpdpbusd', products: 4 },
+};
+
 /** for (rdx = from; rdx < rcx = to; rdx++) body; r8 and r9 are pointers 0 and 1, rax is the body's. */
 function overPrograms(pointers: number, body: (a: Assembler) => void): Uint8Array {
   const a = new Assembler();
@@ -73,13 +88,13 @@ function overPrograms(pointers: number, body: (a: Assembler) => void): Uint8Arra
 }
 
 /** Independent multiply-adds of zeros: as many chains as hide the latency of any processor so far. */
-function assembleFma(vectors: VectorSet): Uint8Array {
+function assembleSums(add: VectorSet['multiplyAdd']): Uint8Array {
   return overPrograms(0, (a) => {
     for (let i = 0; i <= fmaAccumulators; i++) a.emit('vxorps', ymm(i), ymm(i), ymm(i));
     a.emit('mov', rax, fmaRounds);
     a.align(32);
     const loop = a.here('round');
-    for (let i = 0; i < fmaAccumulators; i++) vectors.multiplyAdd(a, i, fmaAccumulators);
+    for (let i = 0; i < fmaAccumulators; i++) add(a, i, fmaAccumulators);
     a.emit('dec', rax).emit('jne', loop);
   });
 }
@@ -140,6 +155,9 @@ export async function measureLimits(threads?: number): Promise<MachineLimits> {
   const native = await loadNative();
   const { features, caches } = processor(native);
   const isas = (Object.keys(vectorSets) as Isa[]).filter((isa) => features.has(vectorSets[isa].feature));
+  const narrow = (Object.keys(narrowDots) as NarrowType[]).filter((type) =>
+    [vectorSets.avx512.feature, narrowDots[type].feature].every((feature) => features.has(feature)),
+  );
   if (isas.length === 0) throw new Error('this processor has no AVX2 and FMA, which the measurements need');
   const cacheBytes = Math.max(0, ...caches.map(({ byteLength }) => byteLength));
   const blocks = Math.ceil(Math.min(512 * 2 ** 20, Math.max(64 * 2 ** 20, 4 * cacheBytes)) / blockBytes);
@@ -150,7 +168,12 @@ export async function measureLimits(threads?: number): Promise<MachineLimits> {
     const code = new CodeBlock(native, [
       assembleStream(widest, false),
       assembleStream(widest, true),
-      ...isas.map((isa) => assembleFma(vectorSets[isa])),
+      ...isas.map((isa) => assembleSums(vectorSets[isa].multiplyAdd)),
+      ...narrow.map((type) =>
+        assembleSums((a, sum, factor) =>
+          a.emit(narrowDots[type].mnemonic, zmm(sum), zmm(factor), zmm(factor)),
+        ),
+      ),
     ]);
     release.push(() => code.free());
     const [from, to] = [0, 1].map(() => {
@@ -165,7 +188,7 @@ export async function measureLimits(threads?: number): Promise<MachineLimits> {
     });
     const measure = (entry: bigint, pointers: readonly bigint[], programs: number, amount: number) =>
       rate(native, { one, all }, { entry, arguments: pointers, programs }, amount);
-    const [readEntry, copyEntry, ...fmaEntries] = code.addresses;
+    const [readEntry, copyEntry, ...sumEntries] = code.addresses;
     // Pages that were never written are all the one page of zeros, which stays in the cache: write both first.
     await measure(copyEntry, [to, from], blocks, 1);
     const read = await measure(readEntry, [from], blocks, blockBytes);
@@ -173,9 +196,14 @@ export async function measureLimits(threads?: number): Promise<MachineLimits> {
     const fma: { [I in Isa]?: Rate } = {};
     for (const [i, isa] of isas.entries()) {
       const operations = 2 * (vectorSets[isa].bytes / 4) * fmaAccumulators * fmaRounds;
-      fma[isa] = await measure(fmaEntries[i], [], 64 * count, operations);
+      fma[isa] = await measure(sumEntries[i], [], 64 * count, operations);
     }
-    return { threads: count, fma, read, copy };
+    const dots: { [T in NarrowType]?: Rate } = {};
+    for (const [i, type] of narrow.entries()) {
+      const operations = 2 * 16 * narrowDots[type].products * fmaAccumulators * fmaRounds;
+      dots[type] = await measure(sumEntries[isas.length + i], [], 64 * count, operations);
+    }
+    return { threads: count, fma, dots, read, copy };
   } finally {
     for (const free of release.reverse()) free();
   }
