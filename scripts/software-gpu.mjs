@@ -29,7 +29,7 @@ export function softwareGpu() {
   if (folder === undefined) return null;
   const libraries = [process.env.LD_LIBRARY_PATH, folder].filter((path) => path).join(':');
   return {
-    line: `WebGPU: no graphics driver here; the tests use SwiftShader, the software device in ${folder}.`,
+    line: `WebGPU: no graphics driver here; this uses SwiftShader, the software device in ${folder}.`,
     environment: { LD_LIBRARY_PATH: libraries, VK_ICD_FILENAMES: join(folder, DRIVER) },
   };
 }

@@ -86,6 +86,50 @@ function lossOf(g: Graph, outputs: readonly Tensor[]): Tensor {
 const named = (tensors: readonly Tensor[]) =>
   Object.fromEntries(tensors.map((tensor, index) => [`${index}`, tensor]));
 
+/** The results of a case, fused and not, against the reference. */
+export async function checkValues(device: Device, test: Case): Promise<void> {
+  const g = new Graph();
+  const outputs = test.build(g);
+  const feeds = feedsFor(g, test);
+  const wanted = evaluateGraph(g, new Map(feeds), outputs);
+  for (const fuse of [true, false]) {
+    const found = await runGraph(device, g, feeds, named(outputs), { fuse, poison: true });
+    outputs.forEach((_, index) => {
+      close(found.get(`${index}`) as HostArray, wanted[index], 2e-5, `output ${index}`);
+    });
+  }
+}
+
+/** The gradient with respect to every parameter of a case, against central differences of the reference. */
+export async function checkGradient(device: Device, test: Case): Promise<void> {
+  const g = new Graph();
+  const loss = lossOf(g, test.build(g));
+  const parameters = g.nodes.filter((node) => is(node, 'parameter')).map((node) => node.outputs[0]);
+  const grads = gradients(g, loss, parameters);
+  const feeds = feedsFor(g, test);
+  const found = await runGraph(device, g, feeds, named(grads), { poison: true });
+  const unfused = await runGraph(device, g, feeds, named(grads), { fuse: false });
+  parameters.forEach((parameter, index) => {
+    const { name: leaf } = parameter.node.attributes as { name: string };
+    const values = feeds.get(leaf) as Values;
+    const step = 1e-5;
+    const wanted = values.map((value, i) => {
+      const at = (x: number) =>
+        evaluateGraph(
+          g,
+          new Map(feeds).set(
+            leaf,
+            values.map((v, j) => (j === i ? x : v)),
+          ),
+          [loss],
+        )[0][0];
+      return (at(value + step) - at(value - step)) / (2 * step);
+    });
+    close(found.get(`${index}`) as HostArray, wanted, 1e-4, `d ${leaf}`);
+    close(unfused.get(`${index}`) as HostArray, wanted, 1e-4, `d ${leaf}, not fused`);
+  });
+}
+
 export function programSuite(name: string, open: () => Promise<Device>): void {
   describe(`programs on ${name}`, () => {
     let device: Device;
@@ -119,48 +163,8 @@ export function programSuite(name: string, open: () => Promise<Device>): void {
     for (const [what, build] of Object.entries(HAZARDS)) it(what, () => check(build(), 1));
 
     for (const test of CASES) {
-      it(`${test.name}: values`, async () => {
-        const g = new Graph();
-        const outputs = test.build(g);
-        const feeds = feedsFor(g, test);
-        const wanted = evaluateGraph(g, new Map(feeds), outputs);
-        for (const fuse of [true, false]) {
-          const found = await runGraph(device, g, feeds, named(outputs), { fuse, poison: true });
-          outputs.forEach((_, index) => {
-            close(found.get(`${index}`) as HostArray, wanted[index], 2e-5, `output ${index}`);
-          });
-        }
-      });
-      if (test.gradient === false) continue;
-      it(`${test.name}: gradient`, async () => {
-        const g = new Graph();
-        const loss = lossOf(g, test.build(g));
-        const parameters = g.nodes.filter((node) => is(node, 'parameter')).map((node) => node.outputs[0]);
-        const nodesOfLoss = loss;
-        const grads = gradients(g, loss, parameters);
-        const feeds = feedsFor(g, test);
-        const found = await runGraph(device, g, feeds, named(grads), { poison: true });
-        const unfused = await runGraph(device, g, feeds, named(grads), { fuse: false });
-        parameters.forEach((parameter, index) => {
-          const { name: leaf } = parameter.node.attributes as { name: string };
-          const values = feeds.get(leaf) as Values;
-          const step = 1e-5;
-          const wanted = values.map((value, i) => {
-            const at = (x: number) =>
-              evaluateGraph(
-                g,
-                new Map(feeds).set(
-                  leaf,
-                  values.map((v, j) => (j === i ? x : v)),
-                ),
-                [nodesOfLoss],
-              )[0][0];
-            return (at(value + step) - at(value - step)) / (2 * step);
-          });
-          close(found.get(`${index}`) as HostArray, wanted, 1e-4, `d ${leaf}`);
-          close(unfused.get(`${index}`) as HostArray, wanted, 1e-4, `d ${leaf}, not fused`);
-        });
-      });
+      it(`${test.name}: values`, () => checkValues(device, test));
+      if (test.gradient !== false) it(`${test.name}: gradient`, () => checkGradient(device, test));
     }
   });
 }
