@@ -70,6 +70,11 @@ function multiplyAdd(operand: DType): (x: number, y: number, sum: number) => num
   return operand === 'i32' ? MULTIPLY_ADD.quads : MULTIPLY_ADD.bytes;
 }
 
+/** The order in which a dot adds. */
+function orderAlongK(operand: DType, k: number): readonly number[] {
+  return Array.from({ length: k }, (_, p) => (operand === 'bf16' && (p | 1) < k ? p ^ 1 : p));
+}
+
 /** One value converted between element types. */
 export function convert(value: number, from: DType, to: DType): number {
   const round = ROUND_FLOAT[to];
@@ -353,12 +358,14 @@ const EXECUTE: Execute = {
     const acc = op.acc === null ? null : get(machine, op.acc);
     const [m, n] = machine.kernel.types[result].shape;
     const k = machine.kernel.types[op.a].shape[op.transA ? 0 : 1];
-    const step = multiplyAdd(machine.kernel.types[op.a].dtype);
+    const { dtype } = machine.kernel.types[op.a];
+    const step = multiplyAdd(dtype);
+    const order = orderAlongK(dtype, k);
     fill(machine, result, (element) => {
       const i = Math.floor(element / n);
       const j = element % n;
       let sum = acc === null ? 0 : acc[element];
-      for (let p = 0; p < k; p++)
+      for (const p of order)
         sum = step(a[op.transA ? p * m + i : i * k + p], b[op.transB ? j * k + p : p * n + j], sum);
       return sum;
     });

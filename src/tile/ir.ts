@@ -131,7 +131,10 @@ export type Op =
    * Matrix product of 2-D tiles: acc[m, n] + sum over k of a[m, k] * b[k, n], where `transA`/`transB` say that
    * the operand is held as [k, m] / [n, k]. f32, bf16, f16, fp8 operands accumulate in f32; i8 in i32. The sum is
    * taken in ascending k, one accumulator an element, each step a fused multiply-add: for k = 0, 1, …:
-   * acc = fma(a[m, k], b[k, n], acc). That fixed order is what makes results independent of tile sizes.
+   * acc = fma(a[m, k], b[k, n], acc). That fixed order is what makes results independent of tile sizes. bf16 operands
+   * are taken in pairs along k, of each the second first (k = 1, 0, 3, 2, …; a last one without a partner comes alone):
+   * that is how processors multiply them. There, numbers below the smallest normal one may count as 0. So tiles of
+   * bf16 should be of even size along k.
    * i32 operands are quads: each element holds four i8 that follow each other along k, the first in the low byte, and
    * the product of two elements is the sum of the four products; that is how processors multiply bytes.
    */

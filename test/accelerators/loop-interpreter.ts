@@ -345,6 +345,23 @@ export function interpret(fn: LoopFunction, machine: Machine): void {
         );
         break;
       }
+      case 'vdot2': {
+        const [a, b, c] = [lanes(instr.a), lanes(instr.b), lanes(instr.c)];
+        const plus = (x: number, y: number, sum: number) =>
+          machine.fma
+            ? fmaf(bitsToF32(x), bitsToF32(y), sum)
+            : Math.fround(Math.fround(bitsToF32(x) * bitsToF32(y)) + sum);
+        setLanes(instr.dst, (index) =>
+          f32ToBits(
+            plus(
+              a[index] << 16,
+              b[index] << 16,
+              plus(a[index] & 0xffff0000, b[index] & 0xffff0000, bitsToF32(c[index])),
+            ),
+          ),
+        );
+        break;
+      }
       case 'vdot4': {
         const [a, b, c] = [lanes(instr.a), lanes(instr.b), lanes(instr.c)];
         setLanes(instr.dst, (index) =>

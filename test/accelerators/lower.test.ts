@@ -21,6 +21,7 @@ const TARGETS: readonly LoopTarget[] = [
     vectorRegisters: 32,
     fma: true,
     pointerBytes: 8,
+    bf16Pairs: true,
     dotTile: { rows: 6, vectors: 4, round: 48 },
   },
   {
@@ -29,6 +30,7 @@ const TARGETS: readonly LoopTarget[] = [
     vectorRegisters: 16,
     fma: true,
     pointerBytes: 8,
+    bf16Pairs: false,
     dotTile: { rows: 6, vectors: 2, round: 24 },
   },
   {
@@ -37,6 +39,7 @@ const TARGETS: readonly LoopTarget[] = [
     vectorRegisters: 16,
     fma: true,
     pointerBytes: 4,
+    bf16Pairs: false,
     dotTile: { rows: 3, vectors: 2, round: 6 },
   },
 ];

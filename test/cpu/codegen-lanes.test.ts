@@ -3,7 +3,7 @@
 import { describe, test } from 'node:test';
 import type { HorizontalFn, Instr, VecBinary, VecReg, VecUnary } from '../../src/accelerators/loops/ir.ts';
 import { assertEqual, elementwise, floats, integers, noise, pairs } from './loop-cases.ts';
-import { lanesOf, loopFunction, Names, runBoth, runnable, viewBytes, vnni } from './loop-runner.ts';
+import { extensions, lanesOf, loopFunction, Names, runBoth, runnable, viewBytes } from './loop-runner.ts';
 
 const floatBinary = ['fadd', 'fsub', 'fmul', 'fdiv', 'fmin', 'fmax', 'fminfast', 'fmaxfast'] as const;
 const floatCompare = ['flt', 'fle', 'feq', 'fne'] as const;
@@ -114,23 +114,30 @@ for (const isa of runnable) {
       }
     });
 
-    test('vdot4 in every arrangement of registers, with VNNI where it is there and without', () => {
-      const [a, b] = pairs(integers);
-      for (const withVnni of new Set([false, vnni])) {
-        for (const where of ['new', 'a', 'b', 'c', 'square', 'all'] as const) {
-          const program = elementwise(isa, (n, va, vb) => {
-            const c = n.v();
-            const code: Instr[] = [{ o: 'vbin', dst: c, fn: 'isub', a: vb, b: va }];
-            const dst = { new: n.v(), a: va, b: vb, c, square: c, all: va }[where];
-            if (where === 'square') code.push({ o: 'vdot4', dst, a: va, b: va, c });
-            else if (where === 'all') code.push({ o: 'vdot4', dst, a: va, b: va, c: va });
-            else code.push({ o: 'vdot4', dst, a: va, b: vb, c });
-            return { dst, code };
-          });
-          assertEqual(runBoth(isa, program, [a, b], [0, 1], withVnni), 2, 'i32', `vdot4 ${where}`);
+    for (const o of ['vdot2', 'vdot4'] as const) {
+      test(`${o} in every arrangement of registers, with extensions where they are there and without`, () => {
+        // What is not normal may count as 0.
+        const halves = pairs(integers.map((bits) => (bits & 0xbfffbfff) | 0x20002000));
+        const [a, b] = o === 'vdot2' ? halves : pairs(integers);
+        for (const used of [{}, extensions]) {
+          for (const where of ['new', 'a', 'b', 'c', 'square', 'all'] as const) {
+            const program = elementwise(isa, (n, va, vb) => {
+              const c = n.v();
+              const code: Instr[] = [
+                { o: 'vbin', dst: c, fn: o === 'vdot2' ? 'fsub' : 'isub', a: vb, b: va },
+              ];
+              const dst = { new: n.v(), a: va, b: vb, c, square: c, all: va }[where];
+              if (where === 'square') code.push({ o, dst, a: va, b: va, c });
+              else if (where === 'all') code.push({ o, dst, a: va, b: va, c: va });
+              else code.push({ o, dst, a: va, b: vb, c });
+              return { dst, code };
+            });
+            const type = o === 'vdot2' ? 'f32' : 'i32';
+            assertEqual(runBoth(isa, program, [a, b], [0, 1], used), 2, type, `${o} ${where}`);
+          }
         }
-      }
-    });
+      });
+    }
 
     test('vfma and binary functions with a memory operand', () => {
       const [a, b] = pairs(floats);

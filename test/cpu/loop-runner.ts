@@ -2,6 +2,7 @@
 
 import { Assembler } from '../../src/accelerators/cpu/assembler.ts';
 import { generate, type Isa } from '../../src/accelerators/cpu/codegen.ts';
+import type { Extensions } from '../../src/accelerators/cpu/codegen-vector.ts';
 import { type CpuFeature, processor } from '../../src/accelerators/cpu/cpuid.ts';
 import { CodeBlock, Mapping } from '../../src/accelerators/cpu/memory.ts';
 import { loadNative, type Native } from '../../src/accelerators/cpu/native.ts';
@@ -25,8 +26,9 @@ export const runnable = isas.filter(
 );
 
 const preserved = [x86.rbx, x86.rbp, x86.r12, x86.r13, x86.r14, x86.r15];
-/** Whether AVX-512 code may use VNNI on this machine. */
-export const vnni = available !== undefined && processor(available).features.has('avx512vnni');
+/** The extensions that AVX-512 code may use on this machine. */
+const has = (feature: CpuFeature) => available !== undefined && processor(available).features.has(feature);
+export const extensions: Extensions = { vnni: has('avx512vnni'), bf16: has('avx512bf16') };
 
 const sentinel = 0x1234567;
 
@@ -134,16 +136,16 @@ export interface Outcome {
 
 /**
  * Executes a function as machine code and in the interpreter on views with the same contents. The last view but
- * those given is scratch memory. `withVnni`: AVX-512 code uses VNNI.
+ * those given is scratch memory. `used`: what AVX-512 code may use.
  */
 export function runBoth(
   isa: Isa,
   fn: LoopFunction,
   contents: readonly Uint8Array[],
   [from, to]: readonly [number, number] = [0, 1],
-  withVnni = vnni,
+  used: Partial<Extensions> = extensions,
 ): Outcome {
-  const { code, spillWeight } = generate(fn, isa, withVnni);
+  const { code, spillWeight } = generate(fn, isa, used);
   const count = fn.views + 1;
   const guarded = new GuardedViews(count);
   contents.forEach((bytes, i) => {

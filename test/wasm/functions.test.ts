@@ -196,6 +196,31 @@ test('multiply-add rounds twice without fma, whichever argument it replaces', ()
   }
 });
 
+test('dot2 adds the products of pairs of bf16, the high ones first', () => {
+  const some = interestingWords(8).map((word) => ((word & 0xbfffbfff) | 0x20002000) >>> 0);
+  const rows = some.flatMap((a) => some.flatMap((b) => [0, 0x3f800000, 0xbf801000].map((c) => [a, b, c])));
+  while (rows.length % 4 !== 0) rows.push([0, 0, 0]);
+  const { fround } = Math;
+  for (const target of [0, 1, 2, 3]) {
+    const found = mapVectors(
+      [
+        { o: 'vdot2', dst: v(target), a: v(0), b: v(1), c: v(2) },
+        { o: 'vmove', dst: v(3), a: v(target) },
+      ],
+      rows,
+    );
+    rows.forEach(([a, b, c], index) => {
+      const high = fround(fround(f(a! & 0xffff0000) * f(b! & 0xffff0000)) + f(c!));
+      const expected = fround(fround(f(a! << 16) * f(b! << 16)) + high);
+      const actual = f(found[index]!);
+      assert.ok(
+        Object.is(actual, expected),
+        `${hex(a!)} · ${hex(b!)} + ${hex(c!)}: ${actual}, not ${expected}`,
+      );
+    });
+  }
+});
+
 test('dot4 multiplies unsigned with signed bytes, whichever argument it replaces', () => {
   const some = interestingWords(8);
   const rows = some.flatMap((a) => some.flatMap((b) => [0, 0x7fffffff, a].map((c) => [a, b, c])));

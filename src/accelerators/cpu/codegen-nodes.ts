@@ -116,6 +116,7 @@ export const registerFields: { readonly [O in Node['o']]: RegisterFields } = {
   vshift: pure('a'),
   vun: pure('a'),
   vfma: pure('a', 'b', 'c'),
+  vdot2: pure('a', 'b', 'c'),
   vdot4: pure('a', 'b', 'c'),
   vselect: pure('mask', 'a', 'b'),
   vhorizontal: pure('a'),

@@ -1,7 +1,7 @@
 /** Lanewise vector arithmetic as AVX2 and AVX-512 instructions. A rule writes its destination after its last read. */
 
 import type { HorizontalFn, VecBinary } from '../loops/ir.ts';
-import type { Emitter, Isa, Rules } from './codegen-emitter.ts';
+import type { Emitter, Isa, Rule, Rules } from './codegen-emitter.ts';
 import type { NodeOf, VecCompare } from './codegen-nodes.ts';
 import { unaryRules } from './codegen-unary.ts';
 import type { Mnemonic } from './instructions.ts';
@@ -238,6 +238,7 @@ type VectorNode =
   | 'vshift'
   | 'vun'
   | 'vfma'
+  | 'vdot2'
   | 'vdot4'
   | 'vselect'
   | 'vcmpselect'
@@ -285,6 +286,21 @@ export const vectorRules: Rules<VectorNode> = {
     emit: (e, { dst, fn, a }) => unaryRules[e.isa][fn].emit(e, e.number(dst), e.number(a), e.vectorTemps),
   },
   vfma: { emit: emitFma },
+  vdot2: {
+    needs: () => ({ vector: 3 }),
+    emit(e, { dst, a, b, c }) {
+      const [x, y, sum] = e.vectorTemps.map((index) => e.v(index));
+      const [u, v] = [e.v(e.number(a)), e.v(e.number(b))];
+      e.op('vmovaps', sum, e.v(e.number(c)));
+      e.op('vandps', x, u, e.splat(0xffff0000 | 0));
+      e.op('vandps', y, v, e.splat(0xffff0000 | 0));
+      e.op('vfmadd231ps', sum, x, y);
+      e.op('vpslld', x, u, 16);
+      e.op('vpslld', y, v, 16);
+      e.op('vfmadd231ps', sum, x, y);
+      e.op('vmovaps', e.v(e.number(dst)), sum);
+    },
+  },
   vdot4: {
     needs: () => ({ vector: 3 }),
     // The bytes become 16-bit lanes, first those in even places, then those in odd ones.
@@ -325,17 +341,28 @@ export const vectorRules: Rules<VectorNode> = {
   },
 };
 
-/** What AVX512-VNNI does better. */
-export const vnniRules: Rules<'vdot4'> = {
-  vdot4: {
+/** Extensions of AVX-512 that have an instruction for what otherwise takes several. */
+export interface Extensions {
+  readonly vnni: boolean;
+  readonly bf16: boolean;
+}
+
+/** An instruction that adds to its destination. */
+function accumulating(mnemonic: 'vpdpbusd' | 'vdpbf16ps'): Rule<NodeOf<'vdot2'> | NodeOf<'vdot4'>> {
+  return {
     needs: ({ dst, c }) => ({ vector: dst === c ? 0 : 1 }),
     emit(e, { dst, a, b, c }) {
       const d = e.number(dst);
-      // The instruction adds to its destination, which may share a register with a or b, whose last use this is.
+      // The destination may share a register with a or b, whose last use this is.
       const sum = dst === c ? d : e.vectorTemps[0];
       e.moveVector(sum, e.number(c));
-      e.op('vpdpbusd', e.v(sum), e.v(e.number(a)), e.v(e.number(b)));
+      e.op(mnemonic, e.v(sum), e.v(e.number(a)), e.v(e.number(b)));
       e.moveVector(d, sum);
     },
-  },
+  };
+}
+
+export const extensionRules: { readonly [X in keyof Extensions]: Partial<Rules<'vdot2' | 'vdot4'>> } = {
+  vnni: { vdot4: accumulating('vpdpbusd') },
+  bf16: { vdot2: accumulating('vdpbf16ps') },
 };

@@ -6,7 +6,8 @@ import { foldMemory, fuseCompares, hoistConstants } from './codegen-fold.ts';
 import { flowRules, integerRules } from './codegen-integer.ts';
 import { memoryRules, unsupportedType } from './codegen-memory.ts';
 import { type Code, flatten, isVectorKey, type Node, type NodeOf } from './codegen-nodes.ts';
-import { vectorRules, vnniRules } from './codegen-vector.ts';
+import type { Extensions } from './codegen-vector.ts';
+import { extensionRules, vectorRules } from './codegen-vector.ts';
 import { mem } from './operands.ts';
 import { type Allocation, allocate, type Needs } from './regalloc.ts';
 import { rax, rbp, rbx, rcx, rdi, rdx, rsi, rsp } from './registers.ts';
@@ -133,10 +134,10 @@ function refusal(fn: LoopFunction, { nodes }: Code, isa: Isa): string | null {
 
 /**
  * Compiles a function to void f(void** views, void* scratch, int64 from, int64 to), System V calling convention.
- * `fn.lanes` must be 16 for avx512 and 8 for avx2. `vnni`: avx512 has AVX512-VNNI too. Throws where `unsupported` gives
- * a reason.
+ * `fn.lanes` must be 16 for avx512 and 8 for avx2. `extensions` are those of avx512 that may be used. Throws where
+ * `unsupported` gives a reason.
  */
-export function generate(fn: LoopFunction, isa: Isa, vnni = false): Generated {
+export function generate(fn: LoopFunction, isa: Isa, extensions: Partial<Extensions> = {}): Generated {
   const code: Code = flatten(fn);
   const problem = refusal(fn, code, isa);
   if (problem) throw new Error(problem);
@@ -148,7 +149,8 @@ export function generate(fn: LoopFunction, isa: Isa, vnni = false): Generated {
   const withoutFrame: AllRules = {
     ...integerRules,
     ...vectorRules,
-    ...(vnni && isa === 'avx512' ? vnniRules : {}),
+    ...(isa === 'avx512' && extensions.vnni ? extensionRules.vnni : {}),
+    ...(isa === 'avx512' && extensions.bf16 ? extensionRules.bf16 : {}),
     ...memoryRules,
     ...flow,
     ...frameRules({ vectorBytes: 0, general: 0, stackPointer: 0, bytes: 0 }),

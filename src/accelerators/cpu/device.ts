@@ -17,6 +17,7 @@ import { lower, unsupported } from '../loops/lower.ts';
 import { RunQueue } from '../queue.ts';
 import { generate, unsupported as ungenerable } from './codegen.ts';
 import type { Isa } from './codegen-emitter.ts';
+import type { Extensions } from './codegen-vector.ts';
 import { type CpuFeature, type Processor, processor } from './cpuid.ts';
 import { availableMemory, usableThreads } from './host.ts';
 import { CodeBlock, DeviceHeap } from './memory.ts';
@@ -42,6 +43,7 @@ const isas: { readonly [I in Isa]: IsaRule } = {
       lanes: 16,
       vectorRegisters: 31,
       fma: true,
+      bf16Pairs: false,
       pointerBytes: 8,
       dotTile: { rows: 14, vectors: 2, round: 48 },
     },
@@ -54,6 +56,7 @@ const isas: { readonly [I in Isa]: IsaRule } = {
       lanes: 8,
       vectorRegisters: 15,
       fma: true,
+      bf16Pairs: false,
       pointerBytes: 8,
       dotTile: { rows: 6, vectors: 2, round: 24 },
     },
@@ -109,7 +112,8 @@ class CpuDevice implements Device {
   readonly info: DeviceInfo;
   readonly #native: Native;
   readonly #isa: Isa;
-  readonly #vnni: boolean;
+  readonly #extensions: Extensions;
+  readonly #target: LoopTarget;
   readonly #heap: DeviceHeap;
   readonly #pool: ThreadPool;
   readonly #queue = new RunQueue();
@@ -124,7 +128,10 @@ class CpuDevice implements Device {
     this.#native = native;
     this.#isa = isa;
     this.info = describe(native, isa, threads);
-    this.#vnni = processor(native).features.has('avx512vnni');
+    const { features } = processor(native);
+    this.#extensions = { vnni: features.has('avx512vnni'), bf16: features.has('avx512bf16') };
+    const { target } = isas[isa];
+    this.#target = { ...target, bf16Pairs: isa === 'avx512' && this.#extensions.bf16 };
     this.#heap = new DeviceHeap(native, this);
     this.#pool = new ThreadPool(native, threads);
   }
@@ -140,7 +147,7 @@ class CpuDevice implements Device {
 
   /** The kernel as vector loops, or why it has none here. */
   #lower(kernel: Kernel): LoopFunction | string {
-    const { target } = isas[this.#isa];
+    const target = this.#target;
     const reason = unsupported(kernel, target);
     if (reason !== null) return reason;
     return lower(kernel, target);
@@ -243,7 +250,7 @@ class CpuDevice implements Device {
       }
       const programs = elementCount(kernel.grid);
       fresh.set(content, {
-        code: generate(loops, this.#isa, this.#vnni).code,
+        code: generate(loops, this.#isa, this.#extensions).code,
         scratchBytes: loops.scratchBytes,
         programs,
       });

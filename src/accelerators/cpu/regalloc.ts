@@ -173,7 +173,7 @@ class Attempt {
       if (this.dead[n]) return;
       if (node.o === 'imove' || node.o === 'vmove')
         pairs.push({ depth: depths[n], a: keyOf(node.dst), b: keyOf(node.a) });
-      else if (node.o === 'vfma' || node.o === 'vfmaload' || node.o === 'vdot4')
+      else if (node.o === 'vfma' || node.o === 'vfmaload' || node.o === 'vdot2' || node.o === 'vdot4')
         pairs.push({ depth: depths[n], a: keyOf(node.dst), b: keyOf(node.c) });
     });
     pairs.sort((x, y) => y.depth - x.depth);
@@ -405,6 +405,7 @@ function befriendOperands(node: Node, befriend: (x: Reg, y: Reg) => void): void 
       befriend(node.dst, node.c);
       befriend(node.dst, node.a);
       break;
+    case 'vdot2':
     case 'vdot4':
       befriend(node.dst, node.c);
       break;

@@ -2,28 +2,19 @@
  * dot: register tiles of the result, k ascending with one accumulator an element. Operands are read where they lie
  * as far as that is fast; else b is packed into panels as wide as a register tile, and a into padded rows.
  */
-import type { DType } from '../../numerics/dtype.ts';
-import { isFloat } from '../../numerics/dtype.ts';
 import type { Op, ValueId } from '../../tile/ir.ts';
-import type { IntOperand, IntReg, LoopTarget, MemoryType, VecReg } from './ir.ts';
-import { loadInto, locateOp } from './memory.ts';
-import type { Source } from './panels.ts';
-import { packPanels, packPanelsTransposed } from './panels.ts';
-import type { Block, Context, Stored } from './values.ts';
-import { elementBytes, viewedStrides } from './values.ts';
+import type { Arithmetic } from './arithmetic.ts';
+import { arithmeticOf, multiplier } from './arithmetic.ts';
+import type { IntOperand, IntReg, LoopTarget, VecReg } from './ir.ts';
+import { locateOp } from './memory.ts';
+import type { Operand } from './operands.ts';
+import { operandA, operandB } from './operands.ts';
+import { pairOf } from './pairs.ts';
+import type { Block, Context } from './values.ts';
+import { elementBytes } from './values.ts';
 
 type DotOp = Extract<Op, { op: 'dot' }>;
 type StoreOp = Extract<Op, { op: 'store' }>;
-
-/** An operand of register tiles. Steps are in bytes. */
-export interface Operand {
-  readonly base: IntReg;
-  readonly type: MemoryType;
-  /** From one register tile's first row (a) to the next row; from one register tile (b) to the next beside it. */
-  readonly step: number;
-  /** Along k. */
-  readonly k: number;
-}
 
 interface Product {
   readonly a: Operand;
@@ -38,76 +29,6 @@ interface Product {
   readonly arithmetic: Arithmetic;
 }
 
-/** What is multiplied: numbers, or quads of bytes. */
-type Arithmetic = 'float' | 'integer' | 'quads';
-
-function arithmeticOf(operand: DType): Arithmetic {
-  if (isFloat(operand)) return 'float';
-  return operand === 'i32' ? 'quads' : 'integer';
-}
-
-/** Adds the products of one row's element with the columns of a step along k; `finish` corrects the sums afterwards. */
-interface Multiplier {
-  readonly columns: (columns: readonly VecReg[]) => void;
-  readonly row: (element: VecReg, columns: readonly VecReg[], sums: readonly VecReg[]) => void;
-  readonly finish: (sums: readonly (readonly VecReg[])[]) => void;
-}
-
-const nothing = () => {};
-
-function multiplier(context: Context, arithmetic: Arithmetic, vectors: number): Multiplier {
-  const { code } = context;
-  if (arithmetic === 'quads') return quads(context, vectors);
-  return {
-    columns: nothing,
-    row: (element, columns, sums) => {
-      columns.forEach((column, vector) => {
-        const dst = sums[vector];
-        if (arithmetic === 'float') code.emit({ o: 'vfma', dst, a: element, b: column, c: dst });
-        else code.emit({ o: 'vbin', dst, fn: 'iadd', a: dst, b: code.bin('imul', element, column) });
-      });
-    },
-    finish: nothing,
-  };
-}
-
-/**
- * Processors multiply unsigned with signed bytes: a is taken as a + 128, and 128 times the sum of each column's bytes,
- * which is counted on the way, is taken off in the end.
- */
-function quads(context: Context, vectors: number): Multiplier {
-  const { code } = context;
-  const flip = code.bits(0x80808080 | 0);
-  const ones = code.bits(0x01010101);
-  const totals = Array.from({ length: vectors }, () => code.bits(0));
-  return {
-    columns: (columns) => {
-      columns.forEach((column, vector) => {
-        const dst = totals[vector];
-        code.emit({ o: 'vdot4', dst, a: ones, b: column, c: dst });
-      });
-    },
-    row: (element, columns, sums) => {
-      const a = code.bin('xor', element, flip);
-      columns.forEach((column, vector) => {
-        const dst = sums[vector];
-        code.emit({ o: 'vdot4', dst, a, b: column, c: dst });
-      });
-    },
-    finish: (sums) => {
-      totals.forEach((total, vector) => {
-        const excess = code.shift('ishl', total, 7);
-        for (const row of sums) {
-          const dst = row[vector];
-          code.emit({ o: 'vbin', dst, fn: 'isub', a: dst, b: excess });
-        }
-      });
-    },
-  };
-}
-
-/** Register tiles along m up to which packing b takes longer than reading it in place again. */
-const FEW = 2;
 /** Vectors of a row of a register tile. */
 const WIDEST = 8;
 
@@ -139,23 +60,36 @@ function registerTile(
   const pb = code.newInt();
   code.emit({ o: 'imove', dst: pa, a });
   code.emit({ o: 'imove', dst: pb, a: b });
-  const steps = code.target.dotTile.round / (rows * vectors);
-  const unroll = [4, 2].find((count) => count <= steps && p.depth % count === 0) ?? 1;
+  const { pairs, swapped } = { pairs: p.arithmetic === 'pairs', swapped: p.arithmetic === 'swapped' };
   const bWidth = elementBytes(p.b.type) * code.lanes;
-  code.for(0, p.depth, unroll, () => {
-    for (let u = 0; u < unroll; u++) {
-      const columns = Array.from({ length: vectors }, (_, vector) =>
-        code.load({ base: pb, displacement: p.b.k * u + bWidth * vector }, p.b.type),
-      );
-      multiply.columns(columns);
-      for (let row = 0; row < rows; row++) {
-        const element = code.broadcast({ base: pa, displacement: p.a.k * u + p.a.step * row }, p.a.type);
-        multiply.row(element, columns, sums[row]);
-      }
+  const apart = p.b.apart === true;
+  /** A step along k: of one element, or of a pair; `both`: it has a second one. */
+  const step = (u: number, both: boolean) => {
+    const load = (row: number, vector: number) =>
+      code.load({ base: pb, displacement: p.b.k * row + bWidth * vector }, p.b.type);
+    const columns = Array.from({ length: vectors }, (_, vector) =>
+      apart ? pairOf(context, load(2 * u, vector), both ? load(2 * u + 1, vector) : null) : load(u, vector),
+    );
+    multiply.columns(columns);
+    for (let row = 0; row < rows; row++) {
+      const element = code.broadcast({ base: pa, displacement: p.a.k * u + p.a.step * row }, p.a.type);
+      multiply.row(element, columns, sums[row]);
     }
-    code.emit({ o: 'ibin', dst: pa, fn: 'add', a: pa, b: p.a.k * unroll });
-    code.emit({ o: 'ibin', dst: pb, fn: 'add', a: pb, b: p.b.k * unroll });
-  });
+  };
+  const advance = (steps: number) => {
+    code.emit({ o: 'ibin', dst: pa, fn: 'add', a: pa, b: p.a.k * steps });
+    code.emit({ o: 'ibin', dst: pb, fn: 'add', a: pb, b: p.b.k * (apart ? 2 : 1) * steps });
+  };
+  const alone = (pairs || swapped) && p.depth % 2 !== 0;
+  const total = pairs ? Math.floor(p.depth / 2) : alone ? p.depth - 1 : p.depth;
+  const atOnce = code.target.dotTile.round / (rows * vectors);
+  const unroll = [4, 2].find((count) => count <= atOnce && total % count === 0) ?? (swapped ? 2 : 1);
+  if (total > 0)
+    code.for(0, total, unroll, () => {
+      for (let u = 0; u < unroll; u++) step(swapped ? u ^ 1 : u, true);
+      advance(unroll);
+    });
+  if (alone) step(0, false);
   multiply.finish(sums);
   sums.forEach((list, row) => {
     list.forEach((sum, vector) => {
@@ -213,122 +147,6 @@ function pieces(
   if (total % size !== 0) piece(whole, total % size);
 }
 
-/** Rows whose distance this divides fall into few sets of the first-level cache. */
-const CONFLICT = 2048;
-
-interface Ready {
-  readonly operand: Operand;
-  /** Scratch to give back afterwards. */
-  readonly owned: Stored | null;
-}
-
-function operandA(context: Context, op: DotOp, m: number, depth: number): Ready {
-  const value = context.viewed(op.a);
-  const [alongM, alongK] = op.transA ? [1, 0] : [0, 1];
-  if (value !== null) {
-    const bytes = viewedStrides(value);
-    const { type } = value.block;
-    const inPlace = value.block.inside === 1 && (type === 'f32' || type === 'i32');
-    if (inPlace && (op.transA || bytes[alongM] % CONFLICT !== 0 || m < 8))
-      return {
-        operand: { base: value.block.base, type: value.block.type, step: bytes[alongM], k: bytes[alongK] },
-        owned: null,
-      };
-    const [rows, columns] = op.transA ? [depth, m] : [m, depth];
-    // Vectors of a column lie side by side.
-    const stride = columns === 1 ? 1 : columns + 16;
-    const tile: Stored = {
-      at: 'scratch',
-      buffer: context.allocate(4 * rows * stride + 64),
-      strides: [stride, 1],
-    };
-    loadInto(context, value, tile);
-    return { operand: scratchOperand(context, tile, alongM, alongK), owned: tile };
-  }
-  const { tile, copied } = context.dense(op.a);
-  return { operand: scratchOperand(context, tile, alongM, alongK), owned: copied ? tile : null };
-}
-
-function scratchOperand(context: Context, tile: Stored, outer: number, k: number): Operand {
-  const { strides } = tile;
-  return { base: context.pointer(tile), type: 'i32', step: 4 * strides[outer], k: 4 * strides[k] };
-}
-
-function scratchSource(context: Context, tile: Stored): Source {
-  return { base: context.pointer(tile), type: 'i32', strides: tile.strides.map((stride) => 4 * stride) };
-}
-
-function operandB(
-  context: Context,
-  op: DotOp,
-  size: LoopTarget['dotTile'],
-  [m, n]: readonly number[],
-  depth: number,
-): Ready {
-  const { code } = context;
-  const { lanes } = code;
-  const width = size.vectors * lanes;
-  const value = context.viewed(op.b);
-  const panel = { k: 4 * width, step: 4 * width * depth };
-  const panels = () => context.allocate(4 * Math.ceil(n / width) * width * depth);
-  const packed = (tile: Stored): Ready => ({
-    operand: { base: context.pointer(tile), type: 'i32', ...panel },
-    owned: tile,
-  });
-  if (value !== null) {
-    const { block } = value;
-    const strides = viewedStrides(value);
-    const bytes = elementBytes(block.type);
-    const contiguous = strides[1] === bytes;
-    // A panel in memory is what packing would make.
-    const isPanel = n === width && strides[0] === n * bytes && bytes === 4;
-    if (
-      block.inside === 1 &&
-      !op.transB &&
-      contiguous &&
-      n % lanes === 0 &&
-      (isPanel || m <= FEW * code.target.dotTile.rows)
-    )
-      return {
-        operand: { base: block.base, type: block.type, step: width * bytes, k: strides[0] },
-        owned: null,
-      };
-    const tile: Stored = { at: 'scratch', buffer: panels(), strides: [] };
-    const pack = (source: Source) =>
-      (op.transB ? packPanelsTransposed : packPanels)(
-        context,
-        source,
-        [depth, n],
-        size.vectors,
-        context.pointer(tile),
-      );
-    const direct = contiguous && (!op.transB || bytes === 4);
-    code.if(
-      direct ? block.inside : 0,
-      () => pack({ base: block.base, type: block.type, strides }),
-      () => {
-        const rows = context.newTile(context.type(op.b).shape);
-        loadInto(context, value, rows);
-        pack(scratchSource(context, rows));
-        context.reclaim(rows.buffer);
-      },
-    );
-    return packed(tile);
-  }
-  const { tile, copied } = context.dense(op.b);
-  const source = scratchSource(context, tile);
-  if (op.transB && n > 1 && tile.strides[0] !== 1) {
-    const out: Stored = { at: 'scratch', buffer: panels(), strides: [] };
-    packPanelsTransposed(context, source, [depth, n], size.vectors, context.pointer(out));
-    if (copied) context.reclaim(tile.buffer);
-    return packed(out);
-  }
-  return {
-    operand: { base: source.base, type: 'i32', step: 4 * width, k: source.strides[op.transB ? 1 : 0] },
-    owned: copied ? tile : null,
-  };
-}
-
 /** The place in a view where `store` puts a product, if register tiles can write there. */
 function destination(context: Context, store: StoreOp, [, n]: readonly number[]): Block | null {
   const { strides, dtype } = context.kernel.views[store.view];
@@ -345,10 +163,10 @@ export function lowerDot(context: Context, op: DotOp, result: ValueId, store: St
   const { shape } = context.type(result);
   const [m, n] = shape;
   const depth = context.type(op.a).shape[op.transA ? 0 : 1];
-  const arithmetic = arithmeticOf(context.type(op.a).dtype);
+  const arithmetic = arithmeticOf(code.target, context.type(op.a).dtype);
   const size = tileFor(code.target, m, arithmetic);
-  const a = operandA(context, op, m, depth);
-  const b = operandB(context, op, size, shape, depth);
+  const a = operandA(context, op, m, depth, arithmetic);
+  const b = operandB(context, op, size, shape, depth, arithmetic);
   const start = op.acc === null ? ({ at: 'constant', bits: 0 } as const) : context.value(op.acc);
   const acc = op.acc === null || start.at === 'constant' ? null : context.dense(op.acc);
   const direct = store === null ? null : destination(context, store, shape);

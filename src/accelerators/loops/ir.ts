@@ -206,6 +206,11 @@ export type Instr =
   | { readonly o: 'vfma'; readonly dst: VecReg; readonly a: VecReg; readonly b: VecReg; readonly c: VecReg }
   /** dst = c + the sum of the four products of a's bytes, unsigned, with b's bytes, signed; it wraps. */
   | { readonly o: 'vdot4'; readonly dst: VecReg; readonly a: VecReg; readonly b: VecReg; readonly c: VecReg }
+  /**
+   * Lanes of a and b are pairs of bf16. dst = low(a) * low(b) + (high(a) * high(b) + c), each step as in vfma; numbers
+   * below the smallest normal one may count as 0.
+   */
+  | { readonly o: 'vdot2'; readonly dst: VecReg; readonly a: VecReg; readonly b: VecReg; readonly c: VecReg }
   /** dst = mask lane all-ones ? a : b */
   | {
       readonly o: 'vselect';
@@ -252,6 +257,8 @@ export interface LoopTarget {
   readonly fma: boolean;
   /** Size of a pointer behind `arguments`, in bytes. */
   readonly pointerBytes: 4 | 8;
+  /** vdot2 is one instruction, so that products of bf16 should use it. */
+  readonly bf16Pairs: boolean;
   /** Register tile of `dot`: rows, vectors a row, and multiply-adds of vectors in one round of its loop along k. */
   readonly dotTile: { readonly rows: number; readonly vectors: number; readonly round: number };
 }

@@ -45,6 +45,7 @@ export function lowerDot(context: Context, elements: Elements, instruction: Inst
     operandOf(context, elements, { id, acrossFirst, depth, steps });
   const [a, b] = [operand(dot.a, !dot.transA), operand(dot.b, dot.transB)];
   const type = context.scalarType(result);
+  const paired = context.type(dot.a).dtype === 'bf16';
   const plus = multiplyAdd(code, context.type(dot.a).dtype);
 
   const pieces = (multiply: (step: Step) => void) => {
@@ -56,7 +57,7 @@ export function lowerDot(context: Context, elements: Elements, instruction: Inst
       context.phase(() => {
         const rest = op('i32', 'min', int(steps), op('i32', 'sub', int(depth), from));
         const count = depth % steps === 0 ? int(steps) : code.let(rest);
-        code.for(int(0), count, 1, (k) => multiply({ from, k }));
+        code.for(int(0), count, 1, (k) => multiply({ from, k: paired ? partner(code, k, count) : k }));
       });
     };
     if (steps === depth) piece(int(0));
@@ -110,6 +111,12 @@ export function lowerDot(context: Context, elements: Elements, instruction: Inst
     });
   });
   place.shared = shared;
+}
+
+/** Of each pair along k the second comes first; a last one without a partner stays where it is. */
+function partner(code: Code, k: Expr, count: Expr): Expr {
+  const other = code.let(op('i32', 'xor', k, int(1)));
+  return code.let(op('i32', 'select', less(op('i32', 'or', k, int(1)), count), other, k));
 }
 
 /** x * y + sum; `quads`: x and y are four bytes each. */

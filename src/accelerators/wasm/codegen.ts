@@ -219,6 +219,26 @@ function emitTranspose(body: FunctionBody, instr: InstrOf<'vtranspose'>): void {
   }
 }
 
+function emitDot2(body: FunctionBody, { dst, a, b, c }: InstrOf<'vdot2'>): void {
+  const { code, fma } = body;
+  const sum = body.temporary('v128', 0);
+  body.get(c);
+  code.set(sum);
+  const add = (part: () => void) => {
+    for (const operand of [a, b]) {
+      body.get(operand);
+      part();
+    }
+    if (fma) code.get(sum).vector('f32x4.relaxed_madd');
+    else code.vector('f32x4.mul').get(sum).vector('f32x4.add');
+    code.set(sum);
+  };
+  add(() => code.v128Splat(0xffff0000 | 0).vector('v128.and'));
+  add(() => code.i32(16).vector('i32x4.shl'));
+  code.get(sum);
+  body.set(dst);
+}
+
 /** The bytes become the halves of 32-bit lanes, first those in even places, then those in odd ones. */
 function emitDot4(body: FunctionBody, { dst, a, b, c }: InstrOf<'vdot4'>): void {
   const { code } = body;
@@ -355,6 +375,7 @@ const EMIT: { readonly [N in InstrName]: (body: FunctionBody, instr: InstrOf<N>)
     }
     body.set(dst);
   },
+  vdot2: emitDot2,
   vdot4: emitDot4,
   vselect: (body, { dst, mask, a, b }) => {
     body.get(a);

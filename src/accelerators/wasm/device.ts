@@ -47,6 +47,7 @@ export function wasmTarget(fma: boolean): LoopTarget {
     vectorRegisters: 15,
     fma,
     pointerBytes: 4,
+    bf16Pairs: false,
     dotTile: { rows: 4, vectors: 2, round: 8 },
   };
 }

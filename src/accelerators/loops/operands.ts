@@ -1,0 +1,210 @@
+/** Operands of `dot`: read where they lie as far as that is fast; else b is packed into panels, and a into padded rows. */
+import type { Op } from '../../tile/ir.ts';
+import type { Arithmetic } from './arithmetic.ts';
+import type { IntReg, LoopTarget, MemoryType } from './ir.ts';
+import { loadInto } from './memory.ts';
+import { pairedAlongRows, pairedRows, pairPanels } from './pairs.ts';
+import type { Source } from './panels.ts';
+import { packPanels, packPanelsTransposed } from './panels.ts';
+import type { Context, Stored, Viewed } from './values.ts';
+import { elementBytes, viewedStrides } from './values.ts';
+
+type DotOp = Extract<Op, { op: 'dot' }>;
+
+/** Register tiles along m up to which packing b takes longer than reading it in place again. */
+const FEW = 2;
+
+/** An operand of register tiles. Steps are in bytes. */
+export interface Operand {
+  readonly base: IntReg;
+  readonly type: MemoryType;
+  /** From one register tile's first row (a) to the next row; from one register tile (b) to the next beside it. */
+  readonly step: number;
+  /** Along k; with pairs, from one pair to the next. */
+  readonly k: number;
+  /** Of b: the rows lie apart that become pairs when they are read; k is from row to row. */
+  readonly apart?: boolean;
+}
+
+/** Rows whose distance this divides fall into few sets of the first-level cache. */
+const CONFLICT = 2048;
+
+export interface Ready {
+  readonly operand: Operand;
+  /** Scratch to give back afterwards. */
+  readonly owned: Stored | null;
+}
+
+export function operandA(
+  context: Context,
+  op: DotOp,
+  m: number,
+  depth: number,
+  arithmetic: Arithmetic,
+): Ready {
+  if (arithmetic === 'pairs') return pairsOfA(context, op, m, depth);
+  const value = context.viewed(op.a);
+  const [alongM, alongK] = op.transA ? [1, 0] : [0, 1];
+  if (value !== null) {
+    const bytes = viewedStrides(value);
+    const { type } = value.block;
+    const inPlace = value.block.inside === 1 && (type === 'f32' || type === 'i32');
+    if (inPlace && (op.transA || bytes[alongM] % CONFLICT !== 0 || m < 8))
+      return {
+        operand: { base: value.block.base, type: value.block.type, step: bytes[alongM], k: bytes[alongK] },
+        owned: null,
+      };
+    const [rows, columns] = op.transA ? [depth, m] : [m, depth];
+    // Vectors of a column lie side by side.
+    const stride = columns === 1 ? 1 : columns + 16;
+    const tile: Stored = {
+      at: 'scratch',
+      buffer: context.allocate(4 * rows * stride + 64),
+      strides: [stride, 1],
+    };
+    loadInto(context, value, tile);
+    return { operand: scratchOperand(context, tile, alongM, alongK), owned: tile };
+  }
+  const { tile, copied } = context.dense(op.a);
+  return { operand: scratchOperand(context, tile, alongM, alongK), owned: copied ? tile : null };
+}
+
+/** Rows this far apart fall into one set of the first-level cache. */
+const SAME_SET = 4096;
+
+function pairsOfA(context: Context, op: DotOp, m: number, depth: number): Ready {
+  const pairs = Math.ceil(depth / 2);
+  const value = context.viewed(op.a);
+  const inside = value !== null && value.block.inside === 1;
+  const strides = value === null ? [] : viewedStrides(value);
+  const [alongM, alongK] = op.transA ? [1, 0] : [0, 1];
+  if (inside && !op.transA && strides[1] === 2 && depth % 2 === 0 && (strides[0] % SAME_SET !== 0 || m < 8))
+    return { operand: { base: value.block.base, type: 'i32', step: strides[0], k: 4 }, owned: null };
+
+  // Pairs of rows [depth, m], or, of rows [m, depth], at every other element.
+  const [rows, columns] = op.transA ? [pairs, m] : [m, 2 * pairs];
+  const stride = columns === 1 ? 1 : columns + 16;
+  const out: Stored = {
+    at: 'scratch',
+    buffer: context.allocate(4 * rows * stride + 64),
+    strides: [stride, 1],
+  };
+  const operand: Operand = {
+    base: context.pointer(out),
+    type: 'i32',
+    step: 4 * (op.transA ? 1 : stride),
+    k: 4 * (op.transA ? stride : 2),
+  };
+  const pairUp = (source: Source) => {
+    if (op.transA) pairedRows(context, source, [depth, m], operand.base, 4 * stride);
+    else pairedAlongRows(context, source, [m, depth], operand.base, 4 * stride);
+  };
+  if (inside && op.transA && strides[alongM] === 2)
+    pairUp({ base: value.block.base, type: 'bf16', strides: [strides[alongK], 2] });
+  else {
+    const { tile, temporary } = asRows(context, op.a, value);
+    pairUp(scratchSource(context, tile));
+    if (temporary) context.reclaim(tile.buffer);
+  }
+  return { operand, owned: out };
+}
+
+/** The value as rows of 32-bit elements in scratch. */
+function asRows(context: Context, id: number, value: Viewed | null): { tile: Stored; temporary: boolean } {
+  if (value === null) {
+    const { tile, copied } = context.dense(id);
+    return { tile, temporary: copied };
+  }
+  const tile = context.newTile(context.type(id).shape);
+  loadInto(context, value, tile);
+  return { tile, temporary: true };
+}
+
+function scratchOperand(context: Context, tile: Stored, outer: number, k: number): Operand {
+  const { strides } = tile;
+  return { base: context.pointer(tile), type: 'i32', step: 4 * strides[outer], k: 4 * strides[k] };
+}
+
+function scratchSource(context: Context, tile: Stored): Source {
+  return { base: context.pointer(tile), type: 'i32', strides: tile.strides.map((stride) => 4 * stride) };
+}
+
+export function operandB(
+  context: Context,
+  op: DotOp,
+  size: LoopTarget['dotTile'],
+  [m, n]: readonly number[],
+  depth: number,
+  arithmetic: Arithmetic,
+): Ready {
+  const { code } = context;
+  const { lanes } = code;
+  const paired = arithmetic === 'pairs';
+  const width = size.vectors * lanes;
+  const value = context.viewed(op.b);
+  const panel = { k: 4 * width, step: 4 * width * depth };
+  const panels = () => context.allocate(4 * Math.ceil(n / width) * width * depth);
+  const packed = (tile: Stored): Ready => {
+    const base = context.pointer(tile);
+    if (paired) pairPanels(context, base, [depth, n], size.vectors);
+    return { operand: { base, type: 'i32', ...panel }, owned: tile };
+  };
+  if (value !== null) {
+    const { block } = value;
+    const strides = viewedStrides(value);
+    const bytes = elementBytes(block.type);
+    const contiguous = strides[1] === bytes;
+    // A panel in memory is what packing would make.
+    const isPanel = n === width && strides[0] === n * bytes && bytes === 4;
+    if (
+      block.inside === 1 &&
+      !op.transB &&
+      contiguous &&
+      n % lanes === 0 &&
+      (isPanel || m <= FEW * code.target.dotTile.rows)
+    )
+      return {
+        operand: { base: block.base, type: block.type, step: width * bytes, k: strides[0], apart: paired },
+        owned: null,
+      };
+    const tile: Stored = { at: 'scratch', buffer: panels(), strides: [] };
+    const pack = (source: Source) =>
+      (op.transB ? packPanelsTransposed : packPanels)(
+        context,
+        source,
+        [depth, n],
+        size.vectors,
+        context.pointer(tile),
+      );
+    const direct = contiguous && (!op.transB || bytes === 4);
+    code.if(
+      direct ? block.inside : 0,
+      () => pack({ base: block.base, type: block.type, strides }),
+      () => {
+        const rows = context.newTile(context.type(op.b).shape);
+        loadInto(context, value, rows);
+        pack(scratchSource(context, rows));
+        context.reclaim(rows.buffer);
+      },
+    );
+    return packed(tile);
+  }
+  const { tile, copied } = context.dense(op.b);
+  const source = scratchSource(context, tile);
+  if (op.transB && n > 1 && tile.strides[0] !== 1) {
+    const out: Stored = { at: 'scratch', buffer: panels(), strides: [] };
+    packPanelsTransposed(context, source, [depth, n], size.vectors, context.pointer(out));
+    if (copied) context.reclaim(tile.buffer);
+    return packed(out);
+  }
+  return {
+    operand: {
+      base: source.base,
+      type: 'i32',
+      step: 4 * width,
+      k: source.strides[op.transB ? 1 : 0],
+      apart: paired,
+    },
+    owned: copied ? tile : null,
+  };
+}
