@@ -4,7 +4,7 @@
  */
 import type { Kernel } from '../../tile/ir.ts';
 import { checkBindings, checkRepeat } from '../bindings.ts';
-import type { Device, DeviceBuffer, DeviceFactory, DeviceInfo, Launch } from '../device.ts';
+import type { Device, DeviceBuffer, DeviceFactory, DeviceInfo, Launch, TracedLaunch } from '../device.ts';
 import { RunQueue } from '../queue.ts';
 import type { ThreadTarget } from '../threads/lower.ts';
 import { unsupported } from '../threads/lower.ts';
@@ -13,7 +13,10 @@ import { Patcher } from './patch.ts';
 import { arrange, Pipelines } from './pipelines.ts';
 import type { CompiledLaunch, WebGpuExecutable } from './program.ts';
 import { Recording } from './program.ts';
+import { Stopwatch, TIMESTAMPS } from './stopwatch.ts';
 
+/** What is used of WebGPU's optional features, where a device has them. */
+const FEATURES: readonly GPUFeatureName[] = [TIMESTAMPS];
 /** Bytes of private arrays a function may declare are 8192 in all of WebGPU; some are left for other variables. */
 const PRIVATE_WORDS = 1536;
 const MOST_THREADS = 256;
@@ -40,6 +43,9 @@ export class WebGpuDevice implements Device {
   readonly #pipelines: Pipelines;
   readonly #patcher: Patcher;
   readonly #queue = new RunQueue();
+  /** Only where the device has time stamps. */
+  readonly trace?: Device['trace'];
+  #stopwatch: Stopwatch | null = null;
   readonly #buffers = new Set<WebGpuBuffer>();
   /** What WebGPU reported after the call that caused it had returned. */
   #failure: Error | null = null;
@@ -64,6 +70,7 @@ export class WebGpuDevice implements Device {
     };
     this.#pipelines = new Pipelines(gpu, this.#target);
     this.#patcher = new Patcher(gpu);
+    if (gpu.features.has(TIMESTAMPS)) this.trace = (work) => this.#trace(work);
     gpu.addEventListener('uncapturederror', (event) => {
       this.#failure ??= new Error(`WebGPU: ${(event as GPUUncapturedErrorEvent).error.message}`);
     });
@@ -72,14 +79,22 @@ export class WebGpuDevice implements Device {
     });
   }
 
-  /** Throws an Error that says why there is no device. There are no features to choose among. */
+  /** Throws an Error that says why there is no device. `features`: those to use, of what `info.features` lists; all. */
   static async open(options: { features?: readonly string[] } = {}): Promise<WebGpuDevice> {
-    const [feature] = options.features ?? [];
-    if (feature !== undefined) throw new Error(`the WebGPU device has no feature '${feature}' to choose`);
     const adapter = await findAdapter();
-    const info = describe(adapter);
-    const gpu = await adapter.requestDevice({ label: 'tandem', requiredLimits: wantedLimits(adapter) });
-    return new WebGpuDevice(gpu, info);
+    const present = featuresOf(adapter);
+    const wanted = options.features ?? present;
+    const unknown = wanted.find((feature) => !present.some((name) => name === feature));
+    if (unknown !== undefined)
+      throw new Error(
+        `the WebGPU device has no feature '${unknown}' to choose${present.length === 0 ? '' : `: use ${present.join(', ')}`}`,
+      );
+    const gpu = await adapter.requestDevice({
+      label: 'tandem',
+      requiredLimits: wantedLimits(adapter),
+      requiredFeatures: [...wanted] as GPUFeatureName[],
+    });
+    return new WebGpuDevice(gpu, { ...describe(adapter), features: wanted });
   }
 
   get allocatedBytes(): number {
@@ -199,7 +214,10 @@ export class WebGpuDevice implements Device {
         return this.#queue.add(async () => {
           await this.#settle();
           this.#gpu.pushErrorScope('validation');
-          recording.submit(repeat);
+          if (this.#stopwatch === null) recording.submit(repeat);
+          else
+            for (let i = 0; i < repeat; i++)
+              await this.#stopwatch.run(launches, (pass, index) => recording.dispatch(pass, index));
           const [error] = await Promise.all([
             this.#gpu.popErrorScope(),
             this.#gpu.queue.onSubmittedWorkDone(),
@@ -214,6 +232,20 @@ export class WebGpuDevice implements Device {
         void this.#queue.idle().then(() => recording.dispose());
       },
     };
+  }
+
+  async #trace<T>(work: () => Promise<T>): Promise<{ value: T; launches: readonly TracedLaunch[] }> {
+    this.#check();
+    if (this.#stopwatch !== null) throw new Error('the WebGPU device traces already');
+    const stopwatch = new Stopwatch(this.#gpu);
+    this.#stopwatch = stopwatch;
+    try {
+      const value = await work();
+      await this.#queue.idle();
+      return { value, launches: stopwatch.launches };
+    } finally {
+      this.#stopwatch = null;
+    }
   }
 
   async close(): Promise<void> {
@@ -257,11 +289,13 @@ export class WebGpuDevice implements Device {
   }
 }
 
+const featuresOf = (adapter: GPUAdapter) => FEATURES.filter((name) => adapter.features.has(name));
+
 function describe(adapter: GPUAdapter): DeviceInfo {
   return {
     name: 'webgpu',
     description: describeAdapter(adapter),
-    features: [],
+    features: featuresOf(adapter),
     threads: 1,
     // WebGPU does not tell how much memory there is; this much is granted at once.
     memory: adapter.limits.maxBufferSize,

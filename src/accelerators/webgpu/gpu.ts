@@ -1,7 +1,14 @@
 /** The GPU of the browser, or Dawn's in Node, and what of it Tandem uses. */
 
 // The values of GPUBufferUsage, GPUShaderStage and GPUMapMode, which in Node are no globals.
-export const USAGE = { mapRead: 1, copySource: 4, copyTarget: 8, uniform: 64, storage: 128 } as const;
+export const USAGE = {
+  mapRead: 1,
+  copySource: 4,
+  copyTarget: 8,
+  uniform: 64,
+  storage: 128,
+  queryResolve: 512,
+} as const;
 export const COMPUTE_STAGE = 4;
 export const MAP_READ = 1;
 

@@ -78,6 +78,14 @@ export class Recording {
     return this.#dispatches.length;
   }
 
+  /** Records launch i alone, for a pass of its own. */
+  dispatch(pass: GPUComputePassEncoder, i: number): void {
+    const { pipeline, group, size } = this.#dispatches[i];
+    pass.setPipeline(pipeline);
+    pass.setBindGroup(0, group);
+    pass.dispatchWorkgroups(...size);
+  }
+
   /** Hands `repeat` executions of the list to the device, in order. */
   submit(repeat: number): void {
     const each = this.#dispatches.length;
