@@ -3,7 +3,7 @@ import type { Op } from '../../tile/ir.ts';
 import type { Arithmetic } from './arithmetic.ts';
 import type { IntReg, LoopTarget, MemoryType } from './ir.ts';
 import { loadInto } from './memory.ts';
-import { pairedAlongRows, pairedRows, pairPanels } from './pairs.ts';
+import { packPairs, pairedAlongRows, pairedRows, pairPanels } from './pairs.ts';
 import type { Source } from './panels.ts';
 import { packPanels, packPanelsTransposed } from './panels.ts';
 import type { Context, Stored, Viewed } from './values.ts';
@@ -142,12 +142,20 @@ export function operandB(
   const paired = arithmetic === 'pairs';
   const width = size.vectors * lanes;
   const value = context.viewed(op.b);
-  const panel = { k: 4 * width, step: 4 * width * depth };
+  const panel = { k: 4 * width, step: 4 * width * (paired ? Math.ceil(depth / 2) : depth) };
   const panels = () => context.allocate(4 * Math.ceil(n / width) * width * depth);
-  const packed = (tile: Stored): Ready => {
-    const base = context.pointer(tile);
-    if (paired) pairPanels(context, base, [depth, n], size.vectors);
-    return { operand: { base, type: 'i32', ...panel }, owned: tile };
+  const packed = (tile: Stored): Ready => ({
+    operand: { base: context.pointer(tile), type: 'i32', ...panel },
+    owned: tile,
+  });
+  /** Packs a matrix of 32-bit elements, or one of two-byte elements that is not transposed. */
+  const pack = (source: Source, tile: Stored) => {
+    const to = context.pointer(tile);
+    if (paired && !op.transB) packPairs(context, source, [depth, n], size.vectors, to);
+    else {
+      (op.transB ? packPanelsTransposed : packPanels)(context, source, [depth, n], size.vectors, to);
+      if (paired) pairPanels(context, to, [depth, n], size.vectors);
+    }
   };
   if (value !== null) {
     const { block } = value;
@@ -168,22 +176,21 @@ export function operandB(
         owned: null,
       };
     const tile: Stored = { at: 'scratch', buffer: panels(), strides: [] };
-    const pack = (source: Source) =>
-      (op.transB ? packPanelsTransposed : packPanels)(
-        context,
-        source,
-        [depth, n],
-        size.vectors,
-        context.pointer(tile),
-      );
-    const direct = contiguous && (!op.transB || bytes === 4);
+    // Along a row of the transpose, pairs lie as they should.
+    const pairsLie = paired && op.transB && depth % 2 === 0;
+    const direct = contiguous && (!op.transB || bytes === 4 || pairsLie);
     code.if(
       direct ? block.inside : 0,
-      () => pack({ base: block.base, type: block.type, strides }),
+      () => {
+        const source = { base: block.base, type: block.type, strides };
+        if (!pairsLie) return pack(source, tile);
+        const whole: Source = { ...source, type: 'i32' };
+        packPanelsTransposed(context, whole, [depth / 2, n], size.vectors, context.pointer(tile));
+      },
       () => {
         const rows = context.newTile(context.type(op.b).shape);
         loadInto(context, value, rows);
-        pack(scratchSource(context, rows));
+        pack(scratchSource(context, rows), tile);
         context.reclaim(rows.buffer);
       },
     );
@@ -193,7 +200,7 @@ export function operandB(
   const source = scratchSource(context, tile);
   if (op.transB && n > 1 && tile.strides[0] !== 1) {
     const out: Stored = { at: 'scratch', buffer: panels(), strides: [] };
-    packPanelsTransposed(context, source, [depth, n], size.vectors, context.pointer(out));
+    pack(source, out);
     if (copied) context.reclaim(tile.buffer);
     return packed(out);
   }

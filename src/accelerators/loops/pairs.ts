@@ -82,7 +82,30 @@ export function pairedAlongRows(
   else code.for(0, rows, 1, row);
 }
 
-/** Panels of rows (see `panels.ts`) become, where they are, panels of half as many rows of pairs, as far apart as before. */
+/** Pairs of the rows of a matrix in panels. from: [depth, n], its rows contiguous. */
+export function packPairs(
+  context: Context,
+  from: Source,
+  [depth, n]: readonly [number, number],
+  vectors: number,
+  to: IntReg,
+): void {
+  const { code } = context;
+  const width = vectors * code.lanes;
+  const bytes = elementBytes(from.type);
+  const pairs = Math.ceil(depth / 2);
+  const panel = (index: IntOperand, columns: number) => {
+    const base = code.pointer(from.base, code.int('mul', index, bytes * width));
+    const target = code.pointer(to, code.int('mul', index, 4 * width * pairs));
+    pairedRows(context, { ...from, base }, [depth, columns], target, 4 * width);
+  };
+  const whole = Math.floor(n / width);
+  if (whole === 1) panel(0, width);
+  else if (whole > 1) code.for(0, whole, 1, (index) => panel(index, width));
+  if (n % width !== 0) panel(whole, n % width);
+}
+
+/** Panels of rows (see `panels.ts`) become, from where they begin, panels of half as many rows of pairs. */
 export function pairPanels(
   context: Context,
   base: IntReg,
@@ -91,11 +114,18 @@ export function pairPanels(
 ): void {
   const { code } = context;
   const width = vectors * code.lanes;
+  const pairs = Math.ceil(depth / 2);
   const panel = (index: IntOperand) => {
     const start = code.pointer(base, code.int('mul', index, 4 * width * depth));
-    const source: Source = { base: start, type: 'i32', strides: [4 * width, 4] };
+    const target = code.pointer(base, code.int('mul', index, 4 * width * pairs));
     // A row of pairs is written after the rows at and behind its place have been read.
-    pairedRows(context, source, [depth, width], start, 4 * width);
+    pairedRows(
+      context,
+      { base: start, type: 'i32', strides: [4 * width, 4] },
+      [depth, width],
+      target,
+      4 * width,
+    );
   };
   const count = Math.ceil(n / width);
   if (count === 1) panel(0);
