@@ -81,3 +81,27 @@ describe('features of WebGPU', { skip: available ? false : reason }, () => {
     release();
   });
 });
+
+test('atomic additions of many programs all count', { skip: available ? false : reason }, async () => {
+  await using device = await WebGpuDevice.open();
+  for (const dtype of ['f32', 'i32'] as const) {
+    const kernel = buildKernel(`count_${dtype}`, (k) => {
+      const sums = k.inout('sums', dtype, [8]);
+      k.grid(300);
+      const four = k
+        .iota([4])
+        .cast(dtype)
+        .add(k.programId().cast(dtype).broadcast([4]));
+      k.atomicAdd(sums, [k.programId().rem(5)], four);
+    });
+    const expected = new Array<number>(8).fill(0);
+    for (let id = 0; id < 300; id++) for (let i = 0; i < 4; i++) expected[(id % 5) + i] += id + i;
+    const buffer = device.allocate(32);
+    const executable = await device.compile([{ kernel, bindings: [{ buffer, byteOffset: 0 }] }]);
+    await executable.run();
+    const { buffer: bytes } = await device.read(buffer);
+    assert.deepEqual([...(dtype === 'f32' ? new Float32Array(bytes) : new Int32Array(bytes))], expected);
+    executable.dispose();
+    device.free(buffer);
+  }
+});
