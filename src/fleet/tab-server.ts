@@ -22,6 +22,8 @@ export interface TabServerOptions {
   readonly port: number;
   /** Of the link; a random one when left out. */
   readonly token?: string;
+  /** Milliseconds between two pings, 10,000 when left out; a tab that leaves one unanswered is cut off. */
+  readonly ping?: number;
 }
 
 export interface TabServer {
@@ -33,7 +35,6 @@ export interface TabServer {
 const TABS = 64;
 /** A tab that has not joined by then is sent away. */
 const JOIN_MS = 15_000;
-/** A tab whose machine fell asleep or lost its network answers no ping. */
 const PING_MS = 10_000;
 /** The most that fits into a close frame beside the code, in bytes (RFC 6455, section 5.5). */
 const REASON_BYTES = 123;
@@ -76,9 +77,10 @@ export async function openTabServer(pool: TabPool, options: TabServerOptions): P
     server.once('error', reject);
     server.listen(options.port, options.host, resolve);
   });
+  // A tab whose machine fell asleep or lost its network never closes its connection.
   const pings = setInterval(() => {
     for (const socket of sockets.clients) ping(socket);
-  }, PING_MS);
+  }, options.ping ?? PING_MS);
   return {
     link: `http://${shownHost(server)}/rollout.html#${token}`,
     async close() {

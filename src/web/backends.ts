@@ -37,14 +37,18 @@ function absence({ name, reason }: DeviceProbe): string {
     : reason;
 }
 
+/** Why memory cannot be shared between threads. */
+function lonely(): string {
+  return globalThis.isSecureContext
+    ? 'the server does not isolate the page (the headers COOP and COEP)'
+    : 'the page came neither over https nor from this machine';
+}
+
 /** What is in use and why: one or two sentences. `failure`: why the better one was given up. */
 export function explain({ probes }: Backends, name: string, failure: string | null = null): string {
   const { info } = probes.find((probe) => probe.name === name)!;
   const threads = info !== undefined && info.threads > 1 ? `, ${info.threads} threads` : '';
-  const alone =
-    name === 'wasm' && !globalThis.crossOriginIsolated
-      ? '; one thread, because the server does not isolate the page (the headers COOP and COEP)'
-      : '';
+  const alone = name === 'wasm' && !globalThis.crossOriginIsolated ? `; one thread, because ${lonely()}` : '';
   const sentences = [`${info?.description ?? title(name)}${threads}${alone}.`];
   if (failure !== null) sentences.push(`WebGPU failed: ${failure}.`);
   else if (name === 'wasm') {

@@ -3,9 +3,11 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { createConnection } from 'node:net';
+import { networkInterfaces } from 'node:os';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { WebSocket } from 'ws';
+import { WebSocket as Raw } from 'ws';
 import type { Device } from '../../src/accelerators/device.ts';
 import { openDevice } from '../../src/accelerators/registry.ts';
 import { parseSafetensors } from '../../src/checkpoint/safetensors.ts';
@@ -317,6 +319,52 @@ describe('a pool of tabs', { skip }, () => {
       await tab.close();
     }));
 
+  test('listens where it is told to, and nowhere else', () =>
+    withPool(async ({ pool, server: { link } }) => {
+      const status = (url: string) =>
+        fetch(url).then(
+          (response) => response.body?.cancel().then(() => response.status),
+          () => null,
+        );
+      const [outside] = Object.values(networkInterfaces())
+        .flatMap((list) => list ?? [])
+        .filter(({ internal, family }) => !internal && family === 'IPv4');
+      const { port } = new URL(link);
+      assert.equal(await status(link), 200);
+      if (outside !== undefined)
+        assert.equal(await status(`http://${outside.address}:${port}/rollout.html`), null);
+      const everywhere = await openTabServer(pool, { host: '0.0.0.0', port: 0, token: 'given' });
+      try {
+        assert.equal(new URL(everywhere.link).hostname, outside?.address ?? '127.0.0.1');
+        assert.equal(new URL(everywhere.link).hash, '#given');
+        assert.equal(await status(everywhere.link), 200);
+      } finally {
+        await everywhere.close();
+      }
+      await assert.rejects(openTabServer(pool, { host: '127.0.0.1', port: Number(port) }), {
+        code: 'EADDRINUSE',
+      });
+    }));
+
+  test('a tab whose machine does not answer pings is cut off, another is not', () =>
+    withPool(async ({ pool, notices }) => {
+      const server = await openTabServer(pool, { host: '127.0.0.1', port: 0, ping: 300 });
+      const { link } = server;
+      const received = give(pool);
+      const alive = await openTab(link, device);
+      await received;
+      const { origin } = new URL(link);
+      const asleep = new Raw(socketOf(link), [SUBPROTOCOL, tokenOf(link)], { origin, autoPong: false });
+      await once(asleep, 'open');
+      asleep.send('{"type":"join","protocol":1,"accelerator":"wasm","description":""}');
+      assert.equal((await closed(asleep)).code, 1006);
+      while (!notices.includes('Browser tab 2 left (1 tab)')) await sleep(20);
+      await sleep(700);
+      assert.equal(pool.size, 1);
+      await alive.close();
+      await server.close();
+    }));
+
   test('requests that make no sense harm nobody', () =>
     withPool(async ({ pool, server: { link } }) => {
       const { hostname, port } = new URL(link);
@@ -361,7 +409,6 @@ describe('a pool of tabs', { skip }, () => {
         [403, 'a page of https://evil.example may not join this run'],
       );
       assert.equal((await refusalOf(connect(link, right, 'null'))).status, 403);
-      const { WebSocket: Raw } = await import('ws');
       assert.equal((await refusalOf(new Raw(socketOf(link), right))).status, 403);
       assert.equal(pool.size, 0);
 

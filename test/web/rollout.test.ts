@@ -149,7 +149,9 @@ describe('rollouts in a browser', { skip: skipWithoutBrowser }, () => {
     const told = new Told();
     const run = await newRun({ ...options('whole'), onEvent: told.add });
     const finished = run.run();
-    const page = await open(await told.link());
+    const link = await told.link();
+    assert.match(link, /^http:\/\/127\.0\.0\.1:/u);
+    const page = await open(link);
     await finished;
     undisturbed = await model(run);
     await until(page, 'ended');
