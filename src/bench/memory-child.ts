@@ -1,6 +1,7 @@
 /**
  * A process that trains a few steps and prints what it took of memory, for `memory.ts`: the peak of a process can be
- * measured only once. Arguments: name of the accelerator, model and shape of the batch as JSON.
+ * measured only once. Arguments: name of the accelerator, then model, shape of the batch and options of the learner as
+ * JSON.
  */
 import { openDevice } from '../accelerators/registry.ts';
 import { initialWeights } from '../training/new-model.ts';
@@ -8,11 +9,12 @@ import { withStep } from './training.ts';
 
 const STEPS = 3;
 
-const [name, config, shape] = process.argv.slice(2);
+const [name, ...values] = process.argv.slice(2);
+const [config, shape, options] = values.map((value) => JSON.parse(value));
 const device = await openDevice(name);
 const before = process.memoryUsage.rss();
-const weights = initialWeights(JSON.parse(config), 0);
-const planned = await withStep(device, JSON.parse(config), JSON.parse(shape), weights, async (step) => {
+const weights = initialWeights(config, 0);
+const planned = await withStep(device, config, shape, weights, options, async (step) => {
   for (let i = 0; i < STEPS; i++) await step();
   // Everything is allocated by its plan, and nothing is given back before the end.
   return device.allocatedBytes;

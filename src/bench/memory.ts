@@ -3,10 +3,10 @@ import { spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
 import type { Qwen3Config } from '../models/config.ts';
-import type { BatchShape } from '../training/learner.ts';
+import type { BatchShape, LearnerOptions } from '../training/learner.ts';
 import type { Item } from './item.ts';
 import { widerModel } from './models.ts';
-import { label, trainingPeer } from './training.ts';
+import { label, trainingPeer, WIDER_SHAPE } from './training.ts';
 
 const MEGABYTE = 1e6;
 const usage = z.object({ used: z.number().positive(), planned: z.number().positive() });
@@ -33,24 +33,33 @@ function printedBy(args: readonly string[]): Promise<string> {
  * The peak of a process's resident memory beyond what it had with the device open and no model. The limit: weights,
  * gradients, moments, and the blocks of all programs, as planned.
  */
-export function memoryItem(config: Qwen3Config, shape: BatchShape, device: string): Item {
+export function memoryItem(
+  config: Qwen3Config,
+  shape: BatchShape,
+  device: string,
+  options: LearnerOptions = {},
+): Item {
   return {
     name: 'memory',
-    shape: label(config, shape),
+    shape: label(config, shape, options),
     dtype: 'f32',
     device,
     unit: 'MB',
     limit: () => null,
-    peers: { pytorch: trainingPeer('memory', config, shape) },
+    // PyTorch keeps what it computed.
+    peers: options.gradientCheckpointing ? {} : { pytorch: trainingPeer('memory', config, shape) },
     async measure() {
       const { used, planned } = usage.parse(
-        JSON.parse(await printedBy([device, JSON.stringify(config), JSON.stringify(shape)])),
+        JSON.parse(
+          await printedBy([device, ...[config, shape, options].map((value) => JSON.stringify(value))]),
+        ),
       );
       return { value: used / MEGABYTE, limit: planned / MEGABYTE };
     },
   };
 }
 
-export const memoryItems = (device: string): Item[] => [
-  memoryItem(widerModel(), { sequences: 16, length: 256 }, device),
-];
+export const memoryItems = (device: string): Item[] =>
+  [{}, { gradientCheckpointing: true }].map((options) =>
+    memoryItem(widerModel(), WIDER_SHAPE, device, options),
+  );

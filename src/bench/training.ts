@@ -4,7 +4,7 @@ import type { Weights } from '../inference/weights.ts';
 import type { Qwen3Config } from '../models/config.ts';
 import { ropeTheta } from '../models/config.ts';
 import { Random } from '../numerics/random.ts';
-import type { Batch, BatchShape, OptimizerSettings } from '../training/learner.ts';
+import type { Batch, BatchShape, LearnerOptions, OptimizerSettings } from '../training/learner.ts';
 import { Learner } from '../training/learner.ts';
 import { initialWeights } from '../training/new-model.ts';
 import type { Item, PeerItem } from './item.ts';
@@ -23,8 +23,11 @@ const OPTIMIZER: OptimizerSettings = {
 /** A backward pass has two products for each of the forward pass. */
 const PASSES = 3;
 
-export const label = (config: Qwen3Config, { sequences, length }: BatchShape) =>
-  `${modelSize(config)}, ${sequences}x${length}`;
+export const label = (
+  config: Qwen3Config,
+  { sequences, length }: BatchShape,
+  { gradientCheckpointing }: LearnerOptions = {},
+) => `${modelSize(config)}, ${sequences}x${length}${gradientCheckpointing ? ', recomputing' : ''}`;
 
 function randomBatch({ vocab_size }: Qwen3Config, { sequences, length }: BatchShape): Batch {
   const random = new Random(0, 'bench-training');
@@ -40,9 +43,10 @@ export async function withStep<T>(
   config: Qwen3Config,
   shape: BatchShape,
   weights: Weights,
+  options: LearnerOptions,
   use: (step: () => Promise<void>) => Promise<T>,
 ): Promise<T> {
-  const learner = new Learner(device, config, 'f32');
+  const learner = new Learner(device, config, 'f32', options);
   try {
     learner.setWeights(weights);
     learner.resetOptimizer();
@@ -77,14 +81,19 @@ export function trainingPeer(kind: string, config: Qwen3Config, { sequences, len
 }
 
 /** Tokens a second of whole training steps in f32. */
-export function trainStepItem(config: Qwen3Config, shape: BatchShape, device: string): Item {
+export function trainStepItem(
+  config: Qwen3Config,
+  shape: BatchShape,
+  device: string,
+  options: LearnerOptions = {},
+): Item {
   const { sequences, length } = shape;
   const peer = trainingPeer('train-step', config, shape);
   // Causal attention: on average a token attends to half the sequence.
   const operations = PASSES * forwardOperations(config, (length + 1) / 2);
   return {
     name: 'train-step',
-    shape: label(config, shape),
+    shape: label(config, shape, options),
     dtype: 'f32',
     device,
     unit: 'tokens/s',
@@ -92,11 +101,14 @@ export function trainStepItem(config: Qwen3Config, shape: BatchShape, device: st
       const peak = arithmeticPeak(limits, device);
       return peak === null ? null : peak / operations;
     },
-    peers: { pytorch: peer, 'torch.compile': { ...peer, compile: true } },
+    // Peers keep what they computed.
+    peers: options.gradientCheckpointing
+      ? {}
+      : { pytorch: peer, 'torch.compile': { ...peer, compile: true } },
     async measure(open) {
       const opened = await open();
       try {
-        const seconds = await withStep(opened, config, shape, initialWeights(config, 0), (step) =>
+        const seconds = await withStep(opened, config, shape, initialWeights(config, 0), options, (step) =>
           secondsEach(async (repeat) => {
             for (let i = 0; i < repeat; i++) await step();
           }),
@@ -107,7 +119,7 @@ export function trainStepItem(config: Qwen3Config, shape: BatchShape, device: st
       }
     },
     profile: (opened, trace) =>
-      withStep(opened, config, shape, initialWeights(config, 0), async (step) => {
+      withStep(opened, config, shape, initialWeights(config, 0), options, async (step) => {
         await step();
         await trace(step);
       }),
@@ -155,7 +167,7 @@ function secondsToFirst(
   weights: Weights,
   start: number,
 ): Promise<number> {
-  return withStep(device, config, shape, weights, async (step) => {
+  return withStep(device, config, shape, weights, {}, async (step) => {
     await step();
     const first = performance.now();
     // What the first step itself took, once compiled, is what the second takes.
@@ -166,11 +178,13 @@ function secondsToFirst(
 }
 
 const RECIPE_SHAPE = { sequences: 256, length: 32 };
-const WIDER_SHAPE = { sequences: 16, length: 256 };
+export const WIDER_SHAPE = { sequences: 16, length: 256 };
 
 export const trainStepItems = (device: string): Item[] => [
   trainStepItem(recipeModel(), RECIPE_SHAPE, device),
   trainStepItem(widerModel(), WIDER_SHAPE, device),
+  // The activations of layers are computed a second time rather than kept: a third more arithmetic, not counted here.
+  trainStepItem(widerModel(), WIDER_SHAPE, device, { gradientCheckpointing: true }),
 ];
 export const compileItems = (device: string): Item[] =>
   (['cold', 'cached'] as const).map((when) => compileItem(recipeModel(), RECIPE_SHAPE, device, when));
