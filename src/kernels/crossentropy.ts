@@ -3,7 +3,7 @@ import { buildKernel } from '../tile/builder.ts';
 import type { Kernel } from '../tile/ir.ts';
 import type { Storage } from './common.ts';
 import { memoized, storeAs } from './common.ts';
-import { distribution, logMass, sumOver } from './distribution.ts';
+import { distribution, logMass, sumsOver } from './distribution.ts';
 
 export interface CrossEntropyOptions {
   readonly rows: number;
@@ -31,7 +31,9 @@ export const crossEntropy: (options: CrossEntropyOptions) => Kernel = memoized(
       const all = k.constant(Number.NEGATIVE_INFINITY, 'f32', [1, 1]);
       const log = logMass(d, all, target.reshape([1, 1]));
       // A logit of -Infinity has probability 0 and no part in the entropy.
-      const mean = sumOver(d, (x) => x.gt(Number.NEGATIVE_INFINITY).select(x.sub(log).exp().mul(x), 0));
+      const [mean] = sumsOver(d, 1, (x) => [
+        x.gt(Number.NEGATIVE_INFINITY).select(x.sub(log).exp().mul(x), 0),
+      ]);
       const result = target.reshape([1, 1]).ge(0).select(d.shiftedAt(target).sub(log), 0);
       k.store(logp, [row], result.reshape([1]));
       k.store(entropy, [row], log.sub(mean).reshape([1]));

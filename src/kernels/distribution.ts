@@ -7,8 +7,10 @@ import { loadF32 } from './common.ts';
 
 /** Columns a step. Fixed: it takes part in the order of the sums. */
 const BLOCK = 1024;
-/** Halvings of the threshold interval [-104, 0): its last width, 2.4e-8, is below the spacing of most logits. */
-const HALVINGS = 32;
+/** A round of a search for a threshold divides its interval into so many parts. */
+const PARTS = 8;
+/** Rounds from [-104, 0): the last width, 1.2e-8, is below the spacing of most logits. */
+const ROUNDS = 11;
 /** exp of anything below is 0 in f32. */
 const FLOOR = -104;
 
@@ -54,27 +56,45 @@ export function distribution(
   };
 }
 
-/** Sum over the vocabulary of `term(shifted, column)`, [1, 1], in a fixed order. */
-export function sumOver(d: Distribution, term: (shifted: Tile, column: Tile) => Tile): Tile {
-  const [total] = d.k.loop(
+/** Sums over the vocabulary of `count` terms of (shifted, column), each [1, 1], in a fixed order. */
+export function sumsOver(
+  d: Distribution,
+  count: number,
+  terms: (shifted: Tile, column: Tile) => readonly Tile[],
+): readonly Tile[] {
+  return d.k.loop(
     { hi: d.vocabulary, step: d.width },
-    [d.k.zeros([1, 1])] as const,
-    (column, [sum]) => [sum.add(term(d.shifted(column), column).sum())] as const,
+    Array.from({ length: count }, () => d.k.zeros([1, 1])),
+    (column, sums) => {
+      // All terms before all sums: so they are made in one pass.
+      const values = terms(d.shifted(column), column);
+      const totals = values.map((value) => value.sum());
+      return sums.map((sum, i) => sum.add(totals[i]));
+    },
   );
-  return total;
 }
 
-/** Halves [-104, 0) towards the largest threshold for which `enough(threshold)` holds, if `active`; else -Infinity. */
-function search(d: Distribution, active: Tile, enough: (threshold: Tile) => Tile): Tile {
+/** Divides [-104, 0) towards the largest threshold for which `enough(its sum)` holds, if `active`; else -Infinity. */
+function search(
+  d: Distribution,
+  active: Tile,
+  terms: (shifted: Tile, thresholds: readonly Tile[]) => readonly Tile[],
+  enough: (sum: Tile) => Tile,
+): Tile {
   const { k } = d;
   const init = [k.constant(FLOOR, 'f32', [1, 1]), k.zeros([1, 1])] as const;
   const [low] = k.loop(
-    { hi: active.reshape([]).select(HALVINGS, k.constant(0, 'i32')) },
+    { hi: active.reshape([]).select(ROUNDS, k.constant(0, 'i32')) },
     init,
     (_, [lo, hi]) => {
-      const middle = lo.add(hi).mul(0.5);
-      const reached = enough(middle);
-      return [reached.select(middle, lo), reached.select(hi, middle)] as const;
+      const width = hi.sub(lo).mul(1 / PARTS);
+      const between = Array.from({ length: PARTS - 1 }, (_part, i) => lo.add(width.mul(i + 1)));
+      const reached = sumsOver(d, between.length, (x) => terms(x, between)).map(enough);
+      // The sums fall as thresholds rise: those that are enough come first.
+      return [
+        between.reduce((last, threshold, i) => reached[i].select(threshold, last), lo),
+        between.reduceRight((first, threshold, i) => reached[i].select(first, threshold), hi),
+      ] as const;
     },
   );
   return active.select(low, Number.NEGATIVE_INFINITY);
@@ -93,15 +113,32 @@ export interface Truncation {
  */
 export function threshold(d: Distribution, { topK, topP }: Truncation): Tile {
   const count = topK.cast('f32');
-  const byCount = search(d, topK.gt(0), (t) => sumOver(d, (x) => x.ge(t).cast('f32')).ge(count));
+  const byCount = search(
+    d,
+    topK.gt(0),
+    (x, thresholds) => thresholds.map((t) => x.ge(t).cast('f32')),
+    (sum) => sum.ge(count),
+  );
   const active = topP.lt(1);
-  const mass = (t: Tile) => sumOver(d, (x) => x.ge(t).select(x.exp(), 0));
+  const massFrom = (x: Tile, thresholds: readonly Tile[]) => {
+    const mass = x.exp();
+    return thresholds.map((t) => x.ge(t).select(mass, 0));
+  };
   const [wanted] = d.k.loop(
     { hi: active.reshape([]).select(1, d.k.constant(0, 'i32')) },
     [d.k.zeros([1, 1])] as const,
-    () => [mass(byCount).mul(topP)] as const,
+    () => [sumsOver(d, 1, (x) => massFrom(x, [byCount]))[0].mul(topP)] as const,
   );
-  const byMass = search(d, active, (t) => mass(t.max(byCount)).ge(wanted));
+  const byMass = search(
+    d,
+    active,
+    (x, thresholds) =>
+      massFrom(
+        x,
+        thresholds.map((t) => t.max(byCount)),
+      ),
+    (sum) => sum.ge(wanted),
+  );
   return byCount.max(byMass);
 }
 
@@ -112,5 +149,6 @@ export function kept(d: Distribution, from: Tile, token: Tile, shifted: Tile, co
 
 /** Log of the mass of the kept columns, relative to the highest logit, [1, 1]. */
 export function logMass(d: Distribution, from: Tile, token: Tile): Tile {
-  return sumOver(d, (x, column) => kept(d, from, token, x, column).select(x.exp(), 0)).log();
+  const [mass] = sumsOver(d, 1, (x, column) => [kept(d, from, token, x, column).select(x.exp(), 0)]);
+  return mass.log();
 }

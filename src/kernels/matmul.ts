@@ -50,20 +50,21 @@ export interface MatmulOptions {
 
 /** Rows of a product up to which reading b takes longer than multiplying. */
 const FEW_ROWS = 16;
+/** Elements along k that few rows are taken at once, so that their sums stay in registers for long. */
+const FEW_ROWS_STEP = 1024;
 /** Multiply-adds that take the time of bringing one element of an operand to where it is used. */
 const ELEMENT_COST = 8;
 /** Processors that should share a grid evenly. */
 const PARALLEL = 4;
 
 /**
- * Block sizes where the caller names none: few rows (decode) are taken whole, so that weights are read once. Panels
- * are contiguous, so a step along k only has to fit into the first cache. Else large blocks, which use each element
+ * Block sizes where the caller names none: few rows (decode) are taken whole, so that weights are read once. Else large blocks, which use each element
  * often, as far as the grid stays even.
  */
 export function defaultBlocks({ m, n, k, panel, transB }: MatmulOptions): MatmulBlocks {
   if (panel !== undefined)
     return m <= FEW_ROWS
-      ? { m, n: panel, k: Math.min(k, 64) }
+      ? { m, n: panel, k: Math.min(k, FEW_ROWS_STEP) }
       : { m: Math.min(m, 128), n: 4 * panel, k: Math.min(k, 256) };
   const step = Math.min(k, 256);
   if (m <= FEW_ROWS) return { m, n: Math.min(n, transB ? 128 : 256), k: step };

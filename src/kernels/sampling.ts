@@ -91,17 +91,24 @@ export const sample: (options: SamplingOptions) => Kernel = memoized(
       const tokens = k.output('tokens', 'i32', [o.rows]);
       const logp = k.output('logp', 'f32', [o.rows]);
       const [low, high, sequence, position] = [0, 1, 2, 3].map((place) => k.loadScalar(random, [row, place]));
-      const init = [k.constant(Number.NEGATIVE_INFINITY, 'f32', [1, 1]), k.zeros([1, 1], 'i32')] as const;
-      const [, token] = k.loop({ hi: d.vocabulary, step: d.width }, init, (column, [best, index]) => {
-        const x = d.shifted(column);
+      const noisy = temperature.gt(0).reshape([]);
+      const none = k.constant(0, 'i32');
+      /** The best token of those up to column `hi`, where `score` says how good they are. */
+      const best = (hi: Tile, init: readonly Tile[], score: (x: Tile, column: Tile) => Tile) =>
+        k.loop({ hi, step: d.width }, init, (column, [highest, index]) => {
+          const scores = score(d.shifted(column), column);
+          const value = scores.maximum();
+          const better = value.gt(highest);
+          return [better.select(value, highest), better.select(scores.argmax().add(column), index)];
+        });
+      const nothing = [k.constant(Number.NEGATIVE_INFINITY, 'f32', [1, 1]), k.zeros([1, 1], 'i32')];
+      const sampled = best(noisy.select(d.vocabulary, none), nothing, (x, column) => {
         const counter = k.iota([1, d.width]).add(column).cast('u32');
         const noise = gumbel(philoxWord(k, counter, [low, high], position, sequence));
-        const noisy = temperature.gt(0).select(x.add(noise), x);
-        const score = x.ge(from).select(noisy, Number.NEGATIVE_INFINITY);
-        const value = score.maximum();
-        const better = value.gt(best);
-        return [better.select(value, best), better.select(score.argmax().add(column), index)] as const;
+        return x.ge(from).select(x.add(noise), Number.NEGATIVE_INFINITY);
       });
+      // Without noise, which is most of the work, where nothing is left to chance.
+      const [, token] = best(noisy.select(0, k.constant(d.vocabulary, 'i32')), sampled, (x) => x);
       k.store(tokens, [row], token.reshape([1]));
       k.store(
         logp,
