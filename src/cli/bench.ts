@@ -34,7 +34,7 @@ export function checkNames(names: readonly string[]): BenchmarkName[] {
   });
 }
 
-const COLUMNS = { name: 11, shape: 26, type: 5, device: 7, value: 10, unit: 9, limit: 10, share: 8 };
+const COLUMNS = { name: 11, shape: 30, type: 5, device: 7, value: 10, unit: 9, limit: 10, share: 8 };
 
 const tableLine = (cells: { readonly [C in keyof typeof COLUMNS]: string }) =>
   [
@@ -197,8 +197,8 @@ async function bench(names: readonly string[], options: Options): Promise<void> 
   const limits = await limitsHere(items, info.threads, warn);
   for (const line of limitLines(limits)) say(line);
   const peers = await peersFor(items, large === true, { say, warn });
-  if (peers.size > 0) say('Peers run on as many threads; above 1x Tandem is faster, or takes less');
   const columns = [...peers].filter(([, peer]) => peer !== null).map(([name]) => name);
+  if (columns.length > 0) say('Peers run on as many threads; above 1x Tandem is faster, or takes less');
   say('');
   say(pc.dim(tableHeader(columns)));
   const rows: Row[] = [];
