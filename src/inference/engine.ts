@@ -7,7 +7,7 @@ import type { Device } from '../accelerators/device.ts';
 import type { Qwen3Config } from '../models/config.ts';
 import type { WeightTensors } from '../models/linear.ts';
 import type { WeightLayout } from '../models/qwen3.ts';
-import { declareWeights, hiddenStates, logits } from '../models/qwen3.ts';
+import { hiddenStates, logits } from '../models/qwen3.ts';
 import type { SequencePlace, Tensor } from '../tensor/graph.ts';
 import { Graph } from '../tensor/graph.ts';
 import type { Program } from '../tensor/program.ts';
@@ -16,7 +16,8 @@ import type { ParameterStore } from '../tensor/store.ts';
 import type { CacheGeometry } from './attention.ts';
 import { cachedAttention } from './attention.ts';
 import { sampleTokens } from './sampling.ts';
-import type { HeldType } from './weights.ts';
+import type { HeldType, WeightForm } from './weights.ts';
+import { inferenceWeights } from './weights.ts';
 
 export interface SamplingSettings {
   /** Tokens to generate at most. */
@@ -97,14 +98,16 @@ export class Engine {
   readonly #device: Device;
   readonly #store: ParameterStore;
   readonly #config: Qwen3Config;
-  readonly #dtype: HeldType;
-  readonly #layout: WeightLayout;
+  readonly #form: WeightForm;
   readonly #name = `engine${engines++}.`;
   /** Those used last come last. */
   readonly #geometries = new Map<string, Geometry>();
   #turn: Promise<unknown> = Promise.resolve();
 
-  /** Generates with the weights of `store`, whatever they are at the time of a call. */
+  /**
+   * Generates with the weights of `store`, whatever they are at the time of a call.
+   * @param dtype what is multiplied in; in f32 also with matrices that the store holds in bf16
+   */
   constructor(
     device: Device,
     store: ParameterStore,
@@ -114,9 +117,8 @@ export class Engine {
   ) {
     this.#device = device;
     this.#store = store;
-    this.#layout = layout;
     this.#config = config;
-    this.#dtype = dtype;
+    this.#form = { dtype, layout };
   }
 
   /**
@@ -327,7 +329,7 @@ export class Engine {
   }
 
   #weights(g: Graph): WeightTensors {
-    return declareWeights(g, this.#config, this.#dtype, { layout: this.#layout });
+    return inferenceWeights(g, this.#config, this.#store, this.#form);
   }
 
   /** Samples the first token of every sequence. */

@@ -2,7 +2,7 @@
 import type { Device } from '../accelerators/device.ts';
 import type { Tokenizer } from '../checkpoint/tokenizer.ts';
 import type { Qwen3Config } from '../models/config.ts';
-import { declareWeights, hiddenStates, logits } from '../models/qwen3.ts';
+import { hiddenStates, logits } from '../models/qwen3.ts';
 import { Graph } from '../tensor/graph.ts';
 import { compile } from '../tensor/program.ts';
 import { attentionShape } from './attention.ts';
@@ -10,12 +10,12 @@ import type { Generation, SamplingSettings } from './engine.ts';
 import { Engine } from './engine.ts';
 import { sampledLogProbability, UNTRUNCATED } from './sampling.ts';
 import type { HeldType, Weights } from './weights.ts';
-import { WeightStore } from './weights.ts';
+import { inferenceWeights, WeightStore } from './weights.ts';
 
 export interface LanguageModelParts {
   readonly device: Device;
   readonly config: Qwen3Config;
-  /** Values, or weights that are on the device already, in `dtype`; these are disposed of with the model. */
+  /** Values, or weights that are on the device already, in `dtype` or, for f32, bf16; they are disposed of with the model. */
   readonly weights: Weights | WeightStore;
   readonly tokenizer: Tokenizer | null;
   /** A prompt that the model understands, for people who do not know what to ask. */
@@ -133,7 +133,8 @@ export class LanguageModel implements AsyncDisposable {
     const ids = g.literal(Int32Array.from(tokens));
     const positions = g.literal(Int32Array.from(tokens.keys()));
     const targets = g.literal(Int32Array.from([...tokens.slice(1), -1]));
-    const weights = declareWeights(g, config, this.#dtype, { layout: this.#weights.layout });
+    const { store, layout } = this.#weights;
+    const weights = inferenceWeights(g, config, store, { dtype: this.#dtype, layout });
     const shape = attentionShape(config, 1);
     const hidden = hiddenStates(g, config, weights, {
       ids,

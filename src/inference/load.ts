@@ -65,7 +65,8 @@ interface Piece {
 }
 
 /**
- * Reads a Qwen3 model's weights into `device`, in panels, rounded or quantized to `dtype` (norms: f32).
+ * Reads a Qwen3 model's weights into `device`, in panels, rounded or quantized to `dtype` (norms: f32; f32 stays bf16
+ * where the files hold that).
  * @throws CheckpointError or ConfigError where a file is missing, damaged, or lacks a weight or has one of a wrong
  *   shape or type; RangeError where it has sizes that `dtype` cannot hold; the device's error where its memory is too
  *   small
@@ -102,12 +103,17 @@ export async function beginLoading(
       checkWeight(spec, info, folder);
       return { spec, info, type: checkFloat(info) };
     });
-    const weights = new WeightStore(device, config, dtype, 'panels');
+    // What is stored in bf16 need not be wider to be multiplied in f32.
+    const narrow = found.every(({ spec, type }) => spec.kind === 'norm' || type === 'BF16');
+    const held = dtype === 'f32' && narrow ? 'bf16' : dtype;
+    const weights = new WeightStore(device, config, held, 'panels');
     const done = readPieces(
       function* () {
         for (const { spec, info, type } of found) {
-          const held = heldTensors(config, spec, dtype, 'panels').map(({ name }) => weights.store.get(name));
-          yield* piecesOf({ config, spec, dtype, info, stored: type, held, slotBytes });
+          const entries = heldTensors(config, spec, held, 'panels').map(({ name }) =>
+            weights.store.get(name),
+          );
+          yield* piecesOf({ config, spec, dtype: held, info, stored: type, held: entries, slotBytes });
         }
       },
       new Slots(device, checkpoint, slotBytes),

@@ -5,10 +5,12 @@ import { packPanels, unpackPanels } from '../kernels/panels.ts';
 import type { QuantizedType } from '../kernels/quantized.ts';
 import { isQuantized, quantizedTypes } from '../kernels/quantized.ts';
 import type { Qwen3Config } from '../models/config.ts';
-import type { WeightLayout } from '../models/qwen3.ts';
-import { heldTensors, matrixShape, weightSpecs } from '../models/qwen3.ts';
+import type { WeightTensors } from '../models/linear.ts';
+import type { WeightLayout, WeightSpec } from '../models/qwen3.ts';
+import { declareWeights, heldTensors, matrixShape, weightSpecs } from '../models/qwen3.ts';
 import type { DType } from '../numerics/dtype.ts';
 import { bf16ToF32, f32ToBf16 } from '../numerics/float.ts';
+import type { Graph } from '../tensor/graph.ts';
 import { ParameterStore } from '../tensor/store.ts';
 import { elementCount } from '../tile/ir.ts';
 
@@ -17,6 +19,25 @@ export type WeightType = 'f32' | 'bf16';
 /** Types in which inference can hold matrices. */
 export type HeldType = WeightType | QuantizedType;
 export const HELD_TYPES: readonly HeldType[] = ['f32', 'bf16', ...quantizedTypes];
+
+/** What inference multiplies in, and how the matrices lie. */
+export interface WeightForm {
+  readonly dtype: HeldType;
+  readonly layout: WeightLayout;
+}
+
+/** The weights in `store` as those of a graph for inference. f32 may be multiplied with what is held in bf16. */
+export function inferenceWeights(
+  g: Graph,
+  config: Qwen3Config,
+  store: ParameterStore,
+  { dtype, layout }: WeightForm,
+): WeightTensors {
+  if (isQuantized(dtype)) return declareWeights(g, config, dtype, { layout });
+  const embedding = weightSpecs(config).find(({ kind }) => kind === 'embedding') as WeightSpec;
+  const held = store.get(embedding.name).type.dtype === 'bf16' ? 'bf16' : 'f32';
+  return declareWeights(g, config, held, { layout, compute: dtype });
+}
 
 /** Weights by checkpoint name, f32, in the layout of `weightSpecs`. */
 export type Weights = ReadonlyMap<string, Float32Array>;
@@ -41,7 +62,8 @@ export class WeightStore {
   readonly store: ParameterStore;
   readonly layout: WeightLayout;
   readonly #config: Qwen3Config;
-  readonly #dtype: HeldType;
+  /** What matrices are held in. */
+  readonly dtype: HeldType;
 
   /** Allocates every weight, as zeros. Throws RangeError where a matrix cannot be held in `dtype` and `layout`. */
   constructor(device: Device, config: Qwen3Config, dtype: HeldType, layout: WeightLayout = 'rows') {
@@ -49,7 +71,7 @@ export class WeightStore {
     this.store = new ParameterStore(device);
     this.layout = layout;
     this.#config = config;
-    this.#dtype = dtype;
+    this.dtype = dtype;
     for (const { name, dtype, shape } of held) this.store.create(name, dtype, shape);
   }
 
@@ -89,8 +111,8 @@ export class WeightStore {
   }
 
   #checkPlain(): void {
-    if (isQuantized(this.#dtype))
-      throw new Error(`weights held in ${this.#dtype} come from files (loadWeights), not from or to arrays`);
+    if (isQuantized(this.dtype))
+      throw new Error(`weights held in ${this.dtype} come from files (loadWeights), not from or to arrays`);
   }
 
   dispose(): void {

@@ -8,10 +8,16 @@ import {
   quantizedShape,
   quantizeRows,
 } from '../kernels/quantized.ts';
+import type { DType } from '../numerics/dtype.ts';
 import type { Graph, Tensor } from '../tensor/graph.ts';
 
-/** Weights as tensors of a graph, by checkpoint name; those of quantized matrices are integers with scales beside them. */
-export type WeightTensors = ReadonlyMap<string, Tensor>;
+/** Weights as tensors of a graph. */
+export interface WeightTensors {
+  /** By checkpoint name; those of quantized matrices are integers, with scales beside them. */
+  readonly tensors: ReadonlyMap<string, Tensor>;
+  /** Type to which what is multiplied with plain matrices is rounded; the matrices may be held in a narrower one. */
+  readonly activations: DType;
+}
 
 /** The name of a quantized weight's scales. */
 export const scalesOf = (name: string) => `${name}.scales`;
@@ -46,12 +52,12 @@ function quantized(g: Graph, x: Tensor, group: number): readonly Tensor[] {
 export function multiply(
   g: Graph,
   input: Tensor,
-  weights: WeightTensors,
+  { tensors, activations }: WeightTensors,
   name: string,
   columns: number,
 ): Tensor {
-  const weight = weights.get(name)!;
-  const scales = weights.get(scalesOf(name));
+  const weight = tensors.get(name)!;
+  const scales = tensors.get(scalesOf(name));
   if (scales !== undefined) {
     const [m, k] = input.shape;
     const type = typeOf(weight, k);
@@ -61,21 +67,21 @@ export function multiply(
     const rows = [g.reshape(quads, [m, k / 4]), g.reshape(rowScales, [m, groups])];
     return g.custom(kernel, [...rows, ...(type === 'int4' ? [sums] : []), weight, scales])[0];
   }
-  const x = g.cast(input, weight.dtype);
+  const x = g.cast(input, activations);
   return weight.shape.length === 3 ? g.matmul(x, weight, { columns }) : g.matmul(x, weight);
 }
 
 /** Rows `ids` of the table `name`, [vocabulary, columns]. */
 export function lookUp(
   g: Graph,
-  weights: WeightTensors,
+  { tensors }: WeightTensors,
   name: string,
   ids: Tensor,
   columns: number,
   vocabulary: number,
 ): Tensor {
-  const table = weights.get(name)!;
-  const scales = weights.get(scalesOf(name));
+  const table = tensors.get(name)!;
+  const scales = tensors.get(scalesOf(name));
   if (scales === undefined) return g.embedding(table, ids);
   const type = typeOf(table, columns);
   const [tokens] = ids.shape;

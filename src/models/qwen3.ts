@@ -153,8 +153,9 @@ export interface ForwardInputs {
 }
 
 /**
- * The parameters of a graph by checkpoint name, with the scales of quantized ones. With `compute` narrower than
- * `stored`, matrices are rounded to it where they are used: training keeps f32 weights and multiplies in bf16.
+ * The parameters of a graph, held in `stored`. `compute`: the type that is multiplied in, if it is another one. A
+ * narrower one: matrices are rounded to it where they are used (training keeps f32 weights and multiplies in bf16). f32
+ * with matrices held in bf16: they are widened, which is exact. Norms stay in f32.
  */
 export function declareWeights(
   g: Graph,
@@ -162,14 +163,18 @@ export function declareWeights(
   stored: DType | QuantizedType,
   { compute, layout = 'rows' }: { readonly compute?: DType; readonly layout?: WeightLayout } = {},
 ): WeightTensors {
-  return new Map(
+  const plain = isQuantized(stored) ? 'f32' : stored;
+  const activations = compute ?? plain;
+  const rounds = plain === 'f32' && activations !== 'f32';
+  const tensors = new Map(
     weightSpecs(config).flatMap((spec) =>
       heldTensors(config, spec, stored, layout).map(({ name, dtype, shape }): [string, Tensor] => {
         const held = g.parameter(name, dtype, shape);
-        return [name, spec.kind === 'norm' || compute === undefined ? held : g.cast(held, compute)];
+        return [name, rounds && spec.kind !== 'norm' ? g.cast(held, activations) : held];
       }),
     ),
   );
+  return { tensors, activations };
 }
 
 /** The last hidden states after the final norm, [tokens, hidden]. */
@@ -179,7 +184,7 @@ export function hiddenStates(
   weights: WeightTensors,
   inputs: ForwardInputs,
 ): Tensor {
-  const weight = (name: string) => weights.get(name)!;
+  const weight = (name: string) => weights.tensors.get(name)!;
   const columnsOf = new Map(weightSpecs(config).map(({ name, shape }) => [name, shape[1]]));
   const { head_dim: headDim, rms_norm_eps: eps } = config;
   const rotary = {
@@ -214,7 +219,7 @@ export function hiddenStates(
 export function logits(g: Graph, config: Qwen3Config, weights: WeightTensors, hidden: Tensor): Tensor {
   const { vocab_size: vocabulary } = config;
   if (!config.tie_word_embeddings) return multiply(g, hidden, weights, 'lm_head.weight', vocabulary);
-  const table = weights.get(EMBEDDING)!;
+  const table = weights.tensors.get(EMBEDDING)!;
   if (table.shape.length === 3) return multiply(g, hidden, weights, EMBEDDING, vocabulary);
-  return g.matmul(g.cast(hidden, table.dtype), table, { transB: true });
+  return g.matmul(g.cast(hidden, weights.activations), table, { transB: true });
 }

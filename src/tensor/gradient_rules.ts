@@ -161,7 +161,7 @@ export const GRADIENTS: { readonly [P in Primitive]: GradientRule<P> } = {
     if (columns !== null)
       throw new GraphError('a product with a matrix in panels has no gradient: train with plain matrices');
     const [a, b] = node.inputs;
-    const d = g.cast(dy, a.dtype);
+    const d = g.cast(dy, a.dtype === b.dtype ? a.dtype : 'f32');
     const da = transA
       ? g.matmul(b, d, { transA: transB, transB: true })
       : g.matmul(d, b, { transB: !transB });

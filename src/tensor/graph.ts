@@ -281,7 +281,8 @@ export class Graph {
 
   /**
    * Matrix product, accumulated in f32 over ascending k: a [m, k] (or [k, m] with `transA`), b [k, n] (or [n, k] with
-   * `transB`), both f32 or both bf16, to f32 [m, n].
+   * `transB`), each f32 or bf16, to f32 [m, n]. Of two types,
+   * bf16 is widened, which is exact.
    */
   matmul(
     a: Tensor,

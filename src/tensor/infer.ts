@@ -3,7 +3,7 @@
 import { panelsOf } from '../kernels/panels.ts';
 import type { DType } from '../numerics/dtype.ts';
 import { elementCount, MAP_ARITY } from '../tile/ir.ts';
-import { COMPARISONS, castable, dotResult, MAP_TYPES } from '../tile/verify.ts';
+import { COMPARISONS, castable, MAP_TYPES } from '../tile/verify.ts';
 import type { Attributes, Primitive } from './primitives.ts';
 import type { TensorType } from './types.ts';
 import { GraphError, sameShape, sameType, typeText } from './types.ts';
@@ -128,9 +128,8 @@ export const INFER: { readonly [P in Primitive]: Infer<P> } = {
   matmul: ({ transA, transB, columns }, [a, b]) => {
     expectRank(a, 2, 'the first matrix');
     expectRank(b, columns === null ? 2 : 3, `the second matrix${columns === null ? '' : ', in panels,'}`);
-    const dtype = dotResult(a.dtype, b.dtype);
     expect(
-      dtype === 'f32' && STORED.includes(a.dtype),
+      STORED.includes(a.dtype) && STORED.includes(b.dtype),
       () => `no matrix product of ${typeText(a)} and ${typeText(b)}; cast both to f32 or bf16`,
     );
     const [m, k] = transA ? [a.shape[1], a.shape[0]] : a.shape;

@@ -36,7 +36,11 @@ const WRONG: readonly Wrong[] = [
   { args: ['score', model, '--tokens', '1,x'], code: 2, says: /'x' is none/u },
   { args: ['score', model, '--tokens', '1,999'], code: 1, says: /no token 999/u },
   { args: ['score', model, '--tokens', Array(200).fill(1).join()], code: 1, says: /128 positions/u },
-  { args: ['score', model, '--tokens', '1', '--dtype', 'f64'], code: 2, says: /--dtype is f32 or bf16/u },
+  {
+    args: ['score', model, '--tokens', '1', '--dtype', 'f64'],
+    code: 2,
+    says: /choices are f32, bf16, int8, int4/u,
+  },
   { args: ['score', model, '--tokens', '1', '--device', 'abacus'], code: 1, says: /no device 'abacus'/u },
   { args: ['score', 'nowhere', '--tokens', '1'], code: 1, says: /nowhere.*no such file/u },
   { args: ['generate', model], code: 2, says: /--prompt or --tokens/u },

@@ -9,7 +9,8 @@ import { writeModel } from '../../src/checkpoint/model.ts';
 import { Engine } from '../../src/inference/engine.ts';
 import { LanguageModel } from '../../src/inference/language-model.ts';
 import { loadWeights } from '../../src/inference/load.ts';
-import { WeightStore } from '../../src/inference/weights.ts';
+import { openModel } from '../../src/inference/open.ts';
+import { roundWeights, WeightStore } from '../../src/inference/weights.ts';
 import type { Qwen3Config } from '../../src/models/config.ts';
 import { parseConfig } from '../../src/models/config.ts';
 import { initialWeights } from '../../src/training/new-model.ts';
@@ -89,6 +90,25 @@ describe('quantized weights', () => {
             await accelerator.close();
           }
         });
+
+  for (const device of names)
+    test(`on ${device}, what files hold in bf16 stays so, and gives the bits of f32`, async () => {
+      const config = MODELS.tied;
+      const rounded = roundWeights(config, initialWeights(config, 5), 'bf16');
+      await writeModel(join(folder, `f32-${device}`), { config, weights: rounded }, 'F32');
+      const results = await Promise.all(
+        ['tied', `f32-${device}`].map(async (name) => {
+          await using model = await openModel(join(folder, name), { device });
+          const bytes = model.device.allocatedBytes;
+          const generated = await model.generate(tokens.slice(0, 9), { maxTokens: 8 });
+          return { bytes, scores: await model.score(tokens), generated };
+        }),
+      );
+      const [held, wide] = results;
+      assert.deepEqual(held.scores, wide.scores);
+      assert.deepEqual(held.generated, wide.generated);
+      assert.ok(held.bytes < 0.6 * wide.bytes, `${held.bytes} bytes instead of ${wide.bytes}`);
+    });
 
   test('sizes that no group divides, other layouts and arrays are refused', async () => {
     const config = shape({ intermediate_size: 41 });
