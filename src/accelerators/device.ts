@@ -2,6 +2,7 @@
  * What an accelerator is to the rest of Tandem: memory, and programs of kernel launches. To support a new one,
  * implement `Device` in a folder beside this file and register it.
  */
+import type { Schedule } from '../kernels/matmul.ts';
 import type { Kernel } from '../tile/ir.ts';
 
 /** A block of device memory. Offsets and sizes are in bytes. */
@@ -60,6 +61,8 @@ export interface DeviceInfo {
 /** `await using device = await openDevice(…)` closes it. */
 export interface Device extends AsyncDisposable {
   readonly info: DeviceInfo;
+  /** How kernels that this device runs are best cut, where it differs from the defaults. */
+  readonly schedule?: Schedule;
   /** Why this kernel cannot be compiled here (it names the operation), or null when it can. */
   unsupported(kernel: Kernel): string | null;
   /**

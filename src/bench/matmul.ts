@@ -69,7 +69,7 @@ async function withProduct<T>(
   product: Product,
   use: (executable: Executable) => Promise<T>,
 ): Promise<T> {
-  const kernel = matmul(product);
+  const kernel = matmul({ ...product, ...device.schedule });
   const buffers = kernel.views.map((view, i) => {
     const count = elementCount(view.shape);
     const buffer = device.allocate(count * BYTES);

@@ -39,6 +39,7 @@ export const combineCounters = (a: Counters, b: Counters, fn: (x: number, y: num
  */
 export class OutlineDevice implements Device {
   readonly info: DeviceInfo;
+  readonly schedule: Device['schedule'];
   readonly #real: Device;
   readonly #barriers = new WeakMap<Launch['kernel'], number>();
   readonly #traffic = new WeakMap<Launch['kernel'], Traffic>();
@@ -48,6 +49,7 @@ export class OutlineDevice implements Device {
   constructor(real: Device) {
     this.#real = real;
     this.info = real.info;
+    this.schedule = real.schedule;
   }
 
   /** Of everything since the device was made. */

@@ -5,6 +5,12 @@ import { EXIT, UsageError } from './errors.ts';
 import { normaliseFlags } from './flags.ts';
 import { createProgram } from './program.ts';
 
+// Whoever read the output has what they wanted: `tandem … | head`.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error;
+  process.exit(EXIT.success);
+});
+
 try {
   const argv = normaliseFlags(process.argv.slice(2));
   await (await createProgram(argv)).parseAsync(argv, { from: 'user' });

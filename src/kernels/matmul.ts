@@ -13,6 +13,14 @@ export interface MatmulBlocks {
   readonly k: number;
 }
 
+/** How kernels are cut for an accelerator. Results do not depend on it. */
+export interface Schedule {
+  /** Rows, and columns, of a block of a matrix product, at most. */
+  readonly largestBlock?: number;
+  /** Programs that run at once; they should share a grid evenly. */
+  readonly parallel?: number;
+}
+
 /** What happens to a block of the product before it is stored: bias, residual, activation. */
 export interface Epilogue {
   /** Stands for `apply` where kernels are compared: different functions need different keys. */
@@ -27,7 +35,7 @@ export interface Epilogue {
   readonly apply: (acc: Tile, inputs: readonly Tile[], k: KernelBuilder) => Tile;
 }
 
-export interface MatmulOptions {
+export interface MatmulOptions extends Schedule {
   readonly m: number;
   readonly n: number;
   readonly k: number;
@@ -52,28 +60,32 @@ export interface MatmulOptions {
 const FEW_ROWS = 16;
 /** Elements along k that few rows are taken at once, so that their sums stay in registers for long. */
 const FEW_ROWS_STEP = 1024;
+/** A processor with large pages and a second cache of a megabyte gains nothing beyond. */
+const LARGEST_BLOCK = 256;
 /** Multiply-adds that take the time of bringing one element of an operand to where it is used. */
 const ELEMENT_COST = 8;
-/** Processors that should share a grid evenly. */
+/** Programs at once, where that is not known. */
 const PARALLEL = 4;
 
 /**
  * Block sizes where the caller names none: few rows (decode) are taken whole, so that weights are read once. Else large blocks, which use each element
  * often, as far as the grid stays even.
  */
-export function defaultBlocks({ m, n, k, panel, transB }: MatmulOptions): MatmulBlocks {
+export function defaultBlocks(options: MatmulOptions): MatmulBlocks {
+  const { m, n, k, panel, transB, largestBlock = LARGEST_BLOCK, parallel = PARALLEL } = options;
   if (panel !== undefined)
     return m <= FEW_ROWS
       ? { m, n: panel, k: Math.min(k, FEW_ROWS_STEP) }
-      : { m: Math.min(m, 128), n: 4 * panel, k: Math.min(k, 256) };
+      : { m: Math.min(m, largestBlock, 128), n: 4 * panel, k: Math.min(k, 256) };
   const step = Math.min(k, 256);
   if (m <= FEW_ROWS) return { m, n: Math.min(n, transB ? 128 : 256), k: step };
-  const sizes = (total: number) => new Set([64, 128, 256].map((size) => Math.min(size, total)));
+  const sizes = (total: number) =>
+    new Set([64, 128, LARGEST_BLOCK].map((size) => Math.min(size, largestBlock, total)));
   let best = { m, n, cost: Number.POSITIVE_INFINITY };
   for (const rows of sizes(m))
     for (const columns of sizes(n)) {
       const programs = ceilDiv(m, rows) * ceilDiv(n, columns);
-      const cost = ceilDiv(programs, PARALLEL) * (rows * columns + ELEMENT_COST * (rows + columns));
+      const cost = ceilDiv(programs, parallel) * (rows * columns + ELEMENT_COST * (rows + columns));
       if (cost < best.cost) best = { m: rows, n: columns, cost };
     }
   return { m: best.m, n: best.n, k: step };

@@ -1,6 +1,6 @@
 /** Steps to kernel calls. */
 import type { Storage } from '../kernels/common.ts';
-import type { Epilogue } from '../kernels/matmul.ts';
+import type { Epilogue, Schedule } from '../kernels/matmul.ts';
 import { matmul } from '../kernels/matmul.ts';
 import { hash32 } from '../numerics/hash.ts';
 import type { KernelCall } from './emit.ts';
@@ -33,7 +33,7 @@ function epilogueOf(step: Step, expression: Expression): Epilogue {
   };
 }
 
-function matmulCall(step: Step, node: Node<'matmul'>): KernelCall {
+function matmulCall(step: Step, node: Node<'matmul'>, schedule: Schedule): KernelCall {
   const [a, b] = node.inputs;
   const { transA, transB, columns } = node.attributes;
   const { expression } = step;
@@ -49,13 +49,18 @@ function matmulCall(step: Step, node: Node<'matmul'>): KernelCall {
     aType: a.dtype as Storage,
     bType: b.dtype as Storage,
     cType: c.dtype as Storage,
+    ...schedule,
     ...(expression === null ? {} : { epilogue: epilogueOf(step, expression) }),
   });
   return { kernel, operands: [...step.operands, ...step.inputs, c] };
 }
 
-/** The kernels that carry out a step. `used` says which tensors anybody reads. */
-export function callsOf(step: Step, used: (tensor: Tensor) => boolean): readonly KernelCall[] {
+/** The kernels that carry out a step. `used` says which tensors anybody reads, `schedule` how the device likes them cut. */
+export function callsOf(
+  step: Step,
+  used: (tensor: Tensor) => boolean,
+  schedule: Schedule,
+): readonly KernelCall[] {
   const { anchor, expression, combined } = step;
   if (combined !== null) return [{ kernel: combined, operands: [...step.operands, ...step.outputs] }];
   const operands = [...step.inputs, ...step.outputs];
@@ -68,7 +73,7 @@ export function callsOf(step: Step, used: (tensor: Tensor) => boolean): readonly
     const { fn, axis } = anchor.attributes;
     return [{ kernel: reductionKernel(nameOf(step.parts, it), it, fn, axis), operands }];
   }
-  if (is(anchor, 'matmul')) return [matmulCall(step, anchor)];
+  if (is(anchor, 'matmul')) return [matmulCall(step, anchor, schedule)];
   const rule = EMIT[anchor.primitive];
   if (typeof rule === 'string') throw new Error(`no kernel is made for '${anchor.primitive}' on its own`);
   return (rule as (node: Node<Primitive>, used: (tensor: Tensor) => boolean) => readonly KernelCall[])(

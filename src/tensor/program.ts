@@ -170,7 +170,7 @@ export async function compile(
     if (tensor.graph !== graph) throw new GraphError(`output '${name}' belongs to another graph`);
   const fused = fuse(graph.nodes, Object.values(outputs), options.fuse ?? true);
   const used = (tensor: Tensor) => fused.uses.isOutput(tensor) || fused.uses.of(tensor).length > 0;
-  const calls = fused.steps.map((step) => callsOf(step, used));
+  const calls = fused.steps.map((step) => callsOf(step, used, device.schedule ?? {}));
   const plan = planMemory(fused, calls);
 
   const storeNames = new Set<string>();

@@ -149,7 +149,7 @@ describe('mistakes in a graph', () => {
       /f32\[3, 4\], f32\[3, 3\] do not broadcast/,
     ],
     ['inner sizes', () => g.matmul(x, x), /inner sizes .* 4 of f32\[3, 4\] and 3 of f32\[3, 4\]/],
-    ['types of a product', () => g.matmul(x, half, { transB: true }), /cast both/],
+    ['types of a product', () => g.matmul(x, g.input('whole', 'i32', [3, 4]), { transB: true }), /cast both/],
     ['arithmetic on bf16', () => g.exp(half), /must be f32, not bf16\[3, 4\]; cast it/],
     ['mixed arguments', () => g.map('add', ids, g.input('f', 'f32', [3])), /differ in type/],
     ['a condition that is no bool', () => g.where(x, x, x), /condition of 'select' must be bool/],

@@ -1,4 +1,5 @@
 /** The CPU as an accelerator: x86-64 machine code generated here, walked by native threads. */
+import type { Schedule } from '../../kernels/matmul.ts';
 import { elementCount, type Kernel } from '../../tile/ir.ts';
 import { verify } from '../../tile/verify.ts';
 import { checkBindings, checkRepeat, viewBytes } from '../bindings.ts';
@@ -110,6 +111,7 @@ const turnMilliseconds = 2;
 
 class CpuDevice implements Device {
   readonly info: DeviceInfo;
+  readonly schedule: Schedule;
   readonly #native: Native;
   readonly #isa: Isa;
   readonly #extensions: Extensions;
@@ -128,6 +130,7 @@ class CpuDevice implements Device {
     this.#native = native;
     this.#isa = isa;
     this.info = describe(native, isa, threads);
+    this.schedule = { parallel: threads };
     const { features } = processor(native);
     this.#extensions = { vnni: features.has('avx512vnni'), bf16: features.has('avx512bf16') };
     const { target } = isas[isa];

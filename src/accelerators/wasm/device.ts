@@ -2,6 +2,7 @@
  * The WebAssembly accelerator: SIMD kernels on threads that share one memory, in Node and in a browser. On a
  * page that is not cross-origin isolated memory cannot be shared: then there is one thread.
  */
+import type { Schedule } from '../../kernels/matmul.ts';
 import type { Kernel } from '../../tile/ir.ts';
 import { verify } from '../../tile/verify.ts';
 import { checkBindings, viewBytes } from '../bindings.ts';
@@ -54,6 +55,7 @@ export function wasmTarget(fma: boolean): LoopTarget {
 
 export class WasmDevice implements Device {
   readonly info: DeviceInfo;
+  readonly schedule: Schedule;
   readonly #runtime: WasmRuntime;
   readonly #target: LoopTarget;
   readonly #byObject = new WeakMap<Kernel, CompiledKernel>();
@@ -63,6 +65,8 @@ export class WasmDevice implements Device {
   private constructor(runtime: WasmRuntime, info: DeviceInfo, fma: boolean) {
     this.#runtime = runtime;
     this.info = info;
+    // Its memory is in small pages, of which a larger block touches more than a processor keeps addresses for.
+    this.schedule = { largestBlock: 64, parallel: this.info.threads };
     this.#target = wasmTarget(fma);
   }
 

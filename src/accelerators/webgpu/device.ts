@@ -2,6 +2,7 @@
  * The WebGPU accelerator: in a browser its own, in Node Dawn. Kernels are WGSL made from thread code; a program is
  * recorded and handed over whole.
  */
+import type { Schedule } from '../../kernels/matmul.ts';
 import type { Kernel } from '../../tile/ir.ts';
 import { checkBindings, checkRepeat } from '../bindings.ts';
 import type { Device, DeviceBuffer, DeviceFactory, DeviceInfo, Launch, TracedLaunch } from '../device.ts';
@@ -38,6 +39,8 @@ const wordsUp = (bytes: number) => Math.ceil(bytes / 4) * 4;
 
 export class WebGpuDevice implements Device {
   readonly info: DeviceInfo;
+  // Each of 256 threads keeps 16 sums in registers.
+  readonly schedule: Schedule = { largestBlock: 64 };
   readonly #gpu: GPUDevice;
   readonly #target: ThreadTarget;
   readonly #pipelines: Pipelines;
