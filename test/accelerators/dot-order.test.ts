@@ -15,6 +15,8 @@ const SHAPES = [
   [17, 40, 50],
   [40, 70, 34],
   [31, 33, 1],
+  // Rows of a that are 4096 bytes apart.
+  [9, 17, 2048],
 ] as const;
 const float = (values: readonly number[]) => Float32Array.from(values);
 const bits = (values: ArrayLike<number>) => [...new Uint32Array(Float32Array.from(values).buffer)];

@@ -1,16 +1,38 @@
 /** How the products of a register tile are added up, by the type of their operands. */
 import type { DType } from '../../numerics/dtype.ts';
 import { isFloat } from '../../numerics/dtype.ts';
+import type { Instruction, Kernel, ValueId } from '../../tile/ir.ts';
 import type { LoopTarget, VecReg } from './ir.ts';
 import type { Context } from './values.ts';
 
-/** Numbers one by one; bf16 with each second before its first; pairs of bf16, or quads of bytes, in one instruction. */
-export type Arithmetic = 'float' | 'swapped' | 'pairs' | 'integer' | 'quads';
+/**
+ * Numbers one by one; bf16 with each second before its first; pairs of bf16, or quads of bytes, in one instruction;
+ * quads of which those of b are known to be below 128 and not negative.
+ */
+export type Arithmetic = 'float' | 'swapped' | 'pairs' | 'integer' | 'quads' | 'positive quads';
 
-export function arithmeticOf({ bf16Pairs }: LoopTarget, operand: DType): Arithmetic {
+/** For operands of a type; `positive`: no byte of b has its upper bit set. */
+export function arithmeticOf({ bf16Pairs }: LoopTarget, operand: DType, positive: boolean): Arithmetic {
   if (operand === 'bf16') return bf16Pairs ? 'pairs' : 'swapped';
   if (isFloat(operand)) return 'float';
-  return operand === 'i32' ? 'quads' : 'integer';
+  if (operand !== 'i32') return 'integer';
+  return positive ? 'positive quads' : 'quads';
+}
+
+/** Values of which no byte has its upper bit set: they come out of a mask. */
+export function positiveBytes(kernel: Kernel): ReadonlySet<ValueId> {
+  const masks = new Set<ValueId>();
+  const found = new Set<ValueId>();
+  const block = (body: readonly Instruction[]): void => {
+    for (const { op, results } of body) {
+      if (op.op === 'constant' && (op.value & 0x80808080) === 0) masks.add(results[0]);
+      else if (op.op === 'map' && op.fn === 'and' && op.args.some((id) => masks.has(id)))
+        found.add(results[0]);
+      else if (op.op === 'loop') block(op.body);
+    }
+  };
+  block(kernel.body);
+  return found;
 }
 
 /** Adds the products of one row's element with the columns of a step along k; `finish` corrects the sums afterwards. */
@@ -30,7 +52,8 @@ export function multiplier(context: Context, arithmetic: Arithmetic, vectors: nu
     row: (element, columns, sums) => {
       columns.forEach((column, vector) => {
         const dst = sums[vector];
-        if (arithmetic === 'integer')
+        if (arithmetic === 'positive quads') code.emit({ o: 'vdot4', dst, a: column, b: element, c: dst });
+        else if (arithmetic === 'integer')
           code.emit({ o: 'vbin', dst, fn: 'iadd', a: dst, b: code.bin('imul', element, column) });
         else code.emit({ o: arithmetic === 'pairs' ? 'vdot2' : 'vfma', dst, a: element, b: column, c: dst });
       });

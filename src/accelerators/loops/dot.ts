@@ -163,7 +163,7 @@ export function lowerDot(context: Context, op: DotOp, result: ValueId, store: St
   const { shape } = context.type(result);
   const [m, n] = shape;
   const depth = context.type(op.a).shape[op.transA ? 0 : 1];
-  const arithmetic = arithmeticOf(code.target, context.type(op.a).dtype);
+  const arithmetic = arithmeticOf(code.target, context.type(op.a).dtype, context.positiveBytes.has(op.b));
   const size = tileFor(code.target, m, arithmetic);
   const a = operandA(context, op, m, depth, arithmetic);
   const b = operandB(context, op, size, shape, depth, arithmetic);

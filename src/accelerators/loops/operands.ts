@@ -1,7 +1,7 @@
 /** Operands of `dot`: read where they lie as far as that is fast; else b is packed into panels, and a into padded rows. */
 import type { Op } from '../../tile/ir.ts';
 import type { Arithmetic } from './arithmetic.ts';
-import type { IntReg, LoopTarget, MemoryType } from './ir.ts';
+import type { IntOperand, IntReg, LoopTarget, MemoryType } from './ir.ts';
 import { loadInto } from './memory.ts';
 import { packPairs, pairedAlongRows, pairedRows, pairPanels } from './pairs.ts';
 import type { Source } from './panels.ts';
@@ -78,8 +78,12 @@ function pairsOfA(context: Context, op: DotOp, m: number, depth: number): Ready 
   const inside = value !== null && value.block.inside === 1;
   const strides = value === null ? [] : viewedStrides(value);
   const [alongM, alongK] = op.transA ? [1, 0] : [0, 1];
-  if (inside && !op.transA && strides[1] === 2 && depth % 2 === 0 && (strides[0] % SAME_SET !== 0 || m < 8))
-    return { operand: { base: value.block.base, type: 'i32', step: strides[0], k: 4 }, owned: null };
+  if (inside && !op.transA && strides[1] === 2 && depth % 2 === 0) {
+    const source: Source = { base: value.block.base, type: 'i32', strides: [strides[0], 4] };
+    if (strides[0] % SAME_SET !== 0 || m < 8)
+      return { operand: { base: source.base, type: 'i32', step: strides[0], k: 4 }, owned: null };
+    return copyOfRows(context, source, [m, pairs]);
+  }
 
   // Pairs of rows [depth, m], or, of rows [m, depth], at every other element.
   const [rows, columns] = op.transA ? [pairs, m] : [m, 2 * pairs];
@@ -107,6 +111,29 @@ function pairsOfA(context: Context, op: DotOp, m: number, depth: number): Ready 
     if (temporary) context.reclaim(tile.buffer);
   }
   return { operand, owned: out };
+}
+
+/** Rows of 32-bit elements, at distances at which they do not fall into one set of the cache. */
+function copyOfRows(context: Context, from: Source, [rows, columns]: readonly [number, number]): Ready {
+  const { code } = context;
+  const { lanes } = code;
+  const stride = 4 * (Math.ceil(columns / lanes) * lanes + lanes);
+  const tile: Stored = { at: 'scratch', buffer: context.allocate(rows * stride + 64), strides: [] };
+  const base = context.pointer(tile);
+  code.for(0, rows, 1, (row) => {
+    const source = code.pointer(from.base, code.int('mul', row, from.strides[0]));
+    const target = code.pointer(base, code.int('mul', row, stride));
+    const vector = (at: IntOperand, count: number) => {
+      const place = { base: code.pointer(source, code.int('mul', at, 4)), displacement: 0 };
+      const lanesOf = count === lanes ? code.load(place, 'i32') : code.loadPart(place, count, 'i32');
+      code.store(lanesOf, { base: code.pointer(target, code.int('mul', at, 4)), displacement: 0 });
+    };
+    const whole = columns - (columns % lanes);
+    if (whole === lanes) vector(0, lanes);
+    else if (whole > 0) code.for(0, whole, lanes, (at) => vector(at, lanes));
+    if (whole < columns) vector(whole, columns - whole);
+  });
+  return { operand: { base, type: 'i32', step: stride, k: 4 }, owned: tile };
 }
 
 /** The value as rows of 32-bit elements in scratch. */
