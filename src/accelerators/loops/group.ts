@@ -146,32 +146,36 @@ export function groups(kernel: Kernel, body: readonly Instruction[], deferred: R
   const units: Unit[] = [];
   const constants = new Map<ValueId, number>();
   for (const { op, results } of body) if (op.op === 'constant') constants.set(results[0], op.value);
-  let group: Group | null = null;
-  const close = () => {
-    if (group !== null) {
+  /** None of them needs what another one makes. */
+  let open: readonly Group[] = [];
+  const close = (which: (group: Group) => boolean) => {
+    for (const group of open.filter(which)) {
       const worth = group.members.length > 1;
       units.push({ members: group.members, shape: worth ? group.shape : null });
     }
-    group = null;
+    open = open.filter((group) => !which(group));
   };
   for (const instruction of body) {
     const shape = steps(kernel, instruction, deferred);
-    const open = group as Group | null;
-    if (open !== null && shape !== null && sameShape(open.shape, shape) && open.takes(instruction)) {
-      open.add(instruction);
-      continue;
-    }
-    const conflicts =
-      open !== null &&
-      (open.feeds(instruction) ||
-        (open.writes && touchesMemory(instruction)) ||
-        (open.reads && writesMemory(instruction)));
-    if (conflicts) close();
-    if (group === null && shape !== null && instruction.op.op !== 'reduce' && instruction.op.op !== 'store') {
-      group = new Group(kernel, shape, constants);
-      (group as Group).add(instruction);
+    const own =
+      shape === null
+        ? undefined
+        : open.find((group) => sameShape(group.shape, shape) && group.takes(instruction));
+    close(
+      (group) =>
+        group !== own &&
+        (group.feeds(instruction) ||
+          (group.writes && touchesMemory(instruction)) ||
+          (group.reads && writesMemory(instruction))),
+    );
+    if (own !== undefined) own.add(instruction);
+    else if (shape !== null && instruction.op.op !== 'reduce' && instruction.op.op !== 'store') {
+      close((group) => sameShape(group.shape, shape));
+      const group = new Group(kernel, shape, constants);
+      group.add(instruction);
+      open = [...open, group];
     } else units.push({ members: [instruction], shape: null });
   }
-  close();
+  close(() => true);
   return units;
 }

@@ -2,6 +2,7 @@
 import type { DType } from '../../numerics/dtype.ts';
 import { byteLength } from '../../numerics/dtype.ts';
 import type { Op, ValueId } from '../../tile/ir.ts';
+import { elementCount } from '../../tile/ir.ts';
 import type { Bounds } from './bounds.ts';
 import { floatBits } from './code.ts';
 import type { Address, IntOperand, IntReg, MemoryType, VecReg } from './ir.ts';
@@ -228,6 +229,11 @@ export function lowerLoad(context: Context, op: OpOf<'load'>, result: ValueId): 
   const value: Viewed = { at: 'viewed', block, fill: op.fill, dtype, axes: viewedAxes(shape, shape) };
   if (context.deferred.has(result)) {
     context.define(result, value);
+    return;
+  }
+  if (block.inside === 1 && elementCount(shape) === 1) {
+    const lanes = context.code.broadcast({ base: block.base, displacement: 0 }, block.type);
+    context.define(result, { at: 'vector', value: fromMemory(context, lanes, dtype) });
     return;
   }
   const tile = context.newTile(shape);
