@@ -1,6 +1,6 @@
 /** Training steps: forward pass, backward pass and optimizer; and what compiling one costs. */
 import type { Device } from '../accelerators/device.ts';
-import type { Weights } from '../inference/weights.ts';
+import type { Weights, WeightType } from '../inference/weights.ts';
 import type { Qwen3Config } from '../models/config.ts';
 import { ropeTheta } from '../models/config.ts';
 import { Random } from '../numerics/random.ts';
@@ -23,6 +23,11 @@ const OPTIMIZER: OptimizerSettings = {
 /** A backward pass has two products for each of the forward pass. */
 const PASSES = 3;
 
+export interface TrainingOptions extends LearnerOptions {
+  /** What is multiplied in; f32 where left out. */
+  readonly dtype?: WeightType;
+}
+
 export const label = (
   config: Qwen3Config,
   { sequences, length }: BatchShape,
@@ -43,10 +48,10 @@ export async function withStep<T>(
   config: Qwen3Config,
   shape: BatchShape,
   weights: Weights,
-  options: LearnerOptions,
+  { dtype = 'f32', ...options }: TrainingOptions,
   use: (step: () => Promise<void>) => Promise<T>,
 ): Promise<T> {
-  const learner = new Learner(device, config, 'f32', options);
+  const learner = new Learner(device, config, dtype, options);
   try {
     learner.setWeights(weights);
     learner.resetOptimizer();
@@ -80,31 +85,33 @@ export function trainingPeer(kind: string, config: Qwen3Config, { sequences, len
   };
 }
 
-/** Tokens a second of whole training steps in f32. */
+/** Tokens a second of whole training steps. */
 export function trainStepItem(
   config: Qwen3Config,
   shape: BatchShape,
   device: string,
-  options: LearnerOptions = {},
+  options: TrainingOptions = {},
 ): Item {
   const { sequences, length } = shape;
+  const { dtype = 'f32' } = options;
   const peer = trainingPeer('train-step', config, shape);
   // Causal attention: on average a token attends to half the sequence.
   const operations = PASSES * forwardOperations(config, (length + 1) / 2);
   return {
     name: 'train-step',
     shape: label(config, shape, options),
-    dtype: 'f32',
+    dtype,
     device,
     unit: 'tokens/s',
     limit: (limits) => {
-      const peak = arithmeticPeak(limits, device);
+      const peak = arithmeticPeak(limits, device, dtype);
       return peak === null ? null : peak / operations;
     },
-    // Peers keep what they computed.
-    peers: options.gradientCheckpointing
-      ? {}
-      : { pytorch: peer, 'torch.compile': { ...peer, compile: true } },
+    // Peers keep what they computed, and compute in f32.
+    peers:
+      options.gradientCheckpointing || dtype !== 'f32'
+        ? {}
+        : { pytorch: peer, 'torch.compile': { ...peer, compile: true } },
     async measure(open) {
       const opened = await open();
       try {
@@ -185,6 +192,7 @@ export const trainStepItems = (device: string): Item[] => [
   trainStepItem(widerModel(), WIDER_SHAPE, device),
   // The activations of layers are computed a second time rather than kept: a third more arithmetic, not counted here.
   trainStepItem(widerModel(), WIDER_SHAPE, device, { gradientCheckpointing: true }),
+  trainStepItem(widerModel(), WIDER_SHAPE, device, { dtype: 'bf16' }),
 ];
 export const compileItems = (device: string): Item[] =>
   (['cold', 'cached'] as const).map((when) => compileItem(recipeModel(), RECIPE_SHAPE, device, when));
