@@ -100,6 +100,22 @@ export class Code {
     this.emit({ o: 'for', index, lo, hi, step, body: this.block(() => body(index)) });
   }
 
+  /** Splits total into pieces of `size` and a rest; `piece` gets its number. */
+  pieces(total: number, size: number, piece: (index: IntOperand, size: number) => void): void {
+    this.#split(total, size, 1, piece);
+  }
+  /** The same; `strip` gets where it starts. */
+  strips(total: number, size: number, strip: (start: IntOperand, size: number) => void): void {
+    this.#split(total, size, size, strip);
+  }
+
+  #split(total: number, size: number, step: number, part: (place: IntOperand, size: number) => void): void {
+    const whole = Math.floor(total / size);
+    if (whole === 1) part(0, size);
+    else if (whole > 1) this.for(0, whole * step, step, (place) => part(place, size));
+    if (total % size !== 0) part(whole * step, total % size);
+  }
+
   /** Runs `then` where `condition` is not 0, else `otherwise`. */
   if(condition: IntOperand, then: () => void, otherwise: () => void = () => {}): void {
     if (typeof condition === 'number') {
@@ -219,6 +235,7 @@ export class Code {
   }
 
   loadPart(from: Address, count: IntOperand, type: MemoryType = 'i32'): VecReg {
+    if (typeof count === 'number' && count >= this.lanes) return this.load(from, type);
     const dst = this.newVec();
     this.emit({ o: 'vloadpart', dst, type, from, count: this.register(count) });
     return dst;

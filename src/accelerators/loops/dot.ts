@@ -134,19 +134,6 @@ function evenly(
   run(border, total, small);
 }
 
-/** Splits total into pieces of `size` and a rest; `piece` gets its number. */
-function pieces(
-  context: Context,
-  total: number,
-  size: number,
-  piece: (index: IntOperand, size: number) => void,
-): void {
-  const whole = Math.floor(total / size);
-  if (whole === 1) piece(0, size);
-  else if (whole > 1) context.code.for(0, whole, 1, (index) => piece(index, size));
-  if (total % size !== 0) piece(whole, total % size);
-}
-
 /** The place in a view where `store` puts a product, if register tiles can write there. */
 function destination(context: Context, store: StoreOp, [, n]: readonly number[]): Block | null {
   const { strides, dtype } = context.kernel.views[store.view];
@@ -185,7 +172,7 @@ export function lowerDot(context: Context, op: DotOp, result: ValueId, store: St
     narrow: n === 1,
     arithmetic,
   };
-  pieces(context, Math.ceil(n / code.lanes), size.vectors, (column, vectors) => {
+  code.pieces(Math.ceil(n / code.lanes), size.vectors, (column, vectors) => {
     const along = code.int('mul', column, 4 * code.lanes * size.vectors);
     const panel = code.pointer(b.operand.base, code.int('mul', column, b.operand.step));
     evenly(context, m, size.rows, (row, rows) => {

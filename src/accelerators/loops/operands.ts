@@ -1,7 +1,7 @@
 /** Operands of `dot`: read where they lie as far as that is fast; else b is packed into panels, and a into padded rows. */
 import type { Op } from '../../tile/ir.ts';
 import type { Arithmetic } from './arithmetic.ts';
-import type { IntOperand, IntReg, LoopTarget, MemoryType } from './ir.ts';
+import type { IntReg, LoopTarget, MemoryType } from './ir.ts';
 import { loadInto } from './memory.ts';
 import { packPairs, pairedAlongRows, pairedRows, pairPanels } from './pairs.ts';
 import type { Source } from './panels.ts';
@@ -35,6 +35,12 @@ export interface Ready {
   readonly owned: Stored | null;
 }
 
+/** Memory for rows of 32-bit elements, farther apart than they are long; vectors of a column lie side by side. */
+function paddedRows(context: Context, rows: number, columns: number): Stored {
+  const stride = columns === 1 ? 1 : columns + 16;
+  return { at: 'scratch', buffer: context.allocate(4 * rows * stride + 64), strides: [stride, 1] };
+}
+
 export function operandA(
   context: Context,
   op: DotOp,
@@ -54,14 +60,7 @@ export function operandA(
         operand: { base: value.block.base, type: value.block.type, step: bytes[alongM], k: bytes[alongK] },
         owned: null,
       };
-    const [rows, columns] = op.transA ? [depth, m] : [m, depth];
-    // Vectors of a column lie side by side.
-    const stride = columns === 1 ? 1 : columns + 16;
-    const tile: Stored = {
-      at: 'scratch',
-      buffer: context.allocate(4 * rows * stride + 64),
-      strides: [stride, 1],
-    };
+    const tile = op.transA ? paddedRows(context, depth, m) : paddedRows(context, m, depth);
     loadInto(context, value, tile);
     return { operand: scratchOperand(context, tile, alongM, alongK), owned: tile };
   }
@@ -86,13 +85,8 @@ function pairsOfA(context: Context, op: DotOp, m: number, depth: number): Ready 
   }
 
   // Pairs of rows [depth, m], or, of rows [m, depth], at every other element.
-  const [rows, columns] = op.transA ? [pairs, m] : [m, 2 * pairs];
-  const stride = columns === 1 ? 1 : columns + 16;
-  const out: Stored = {
-    at: 'scratch',
-    buffer: context.allocate(4 * rows * stride + 64),
-    strides: [stride, 1],
-  };
+  const out = op.transA ? paddedRows(context, pairs, m) : paddedRows(context, m, 2 * pairs);
+  const [stride] = out.strides;
   const operand: Operand = {
     base: context.pointer(out),
     type: 'i32',
@@ -117,21 +111,16 @@ function pairsOfA(context: Context, op: DotOp, m: number, depth: number): Ready 
 function copyOfRows(context: Context, from: Source, [rows, columns]: readonly [number, number]): Ready {
   const { code } = context;
   const { lanes } = code;
-  const stride = 4 * (Math.ceil(columns / lanes) * lanes + lanes);
-  const tile: Stored = { at: 'scratch', buffer: context.allocate(rows * stride + 64), strides: [] };
+  const tile = paddedRows(context, rows, columns);
   const base = context.pointer(tile);
+  const stride = 4 * tile.strides[0];
   code.for(0, rows, 1, (row) => {
     const source = code.pointer(from.base, code.int('mul', row, from.strides[0]));
     const target = code.pointer(base, code.int('mul', row, stride));
-    const vector = (at: IntOperand, count: number) => {
-      const place = { base: code.pointer(source, code.int('mul', at, 4)), displacement: 0 };
-      const lanesOf = count === lanes ? code.load(place, 'i32') : code.loadPart(place, count, 'i32');
-      code.store(lanesOf, { base: code.pointer(target, code.int('mul', at, 4)), displacement: 0 });
-    };
-    const whole = columns - (columns % lanes);
-    if (whole === lanes) vector(0, lanes);
-    else if (whole > 0) code.for(0, whole, lanes, (at) => vector(at, lanes));
-    if (whole < columns) vector(whole, columns - whole);
+    code.strips(columns, lanes, (column, count) => {
+      const at = (row: IntReg) => ({ base: code.pointer(row, code.int('mul', column, 4)), displacement: 0 });
+      code.store(code.loadPart(at(source), count), at(target));
+    });
   });
   return { operand: { base, type: 'i32', step: stride, k: 4 }, owned: tile };
 }

@@ -21,29 +21,20 @@ export function pairedRows(
   const { code } = context;
   const { lanes } = code;
   const bytes = elementBytes(from.type);
-  const load = (base: IntReg, index: number, count: number) => {
-    const place = { base, displacement: bytes * index };
-    return count === lanes ? code.load(place, from.type) : code.loadPart(place, count, from.type);
-  };
-  const row = (pair: IntOperand, both: boolean) => {
+  code.pieces(depth, 2, (pair, rows) => {
     const first = code.pointer(from.base, code.int('mul', pair, 2 * from.strides[0]));
     const second = code.pointer(first, from.strides[0]);
     const target = code.pointer(to, code.int('mul', pair, toStride));
-    const vectors = (index: IntOperand, count: number) => {
-      const shift = (base: IntReg, width: number) => code.pointer(base, code.int('mul', index, width));
-      const [a, b, c] = [shift(first, bytes), shift(second, bytes), shift(target, 4)];
-      const high = both ? load(b, 0, count) : null;
-      code.store(pairOf(context, load(a, 0, count), high), { base: c, displacement: 0 });
-    };
-    const whole = columns - (columns % lanes);
-    if (whole === lanes) vectors(0, lanes);
-    else if (whole > 0) code.for(0, whole, lanes, (index) => vectors(index, lanes));
-    if (whole < columns) vectors(whole, columns - whole);
-  };
-  const pairs = Math.floor(depth / 2);
-  if (pairs === 1) row(0, true);
-  else if (pairs > 1) code.for(0, pairs, 1, (pair) => row(pair, true));
-  if (depth % 2 !== 0) row(pairs, false);
+    code.strips(columns, lanes, (column, count) => {
+      const at = (base: IntReg, width: number) => ({
+        base: code.pointer(base, code.int('mul', column, width)),
+        displacement: 0,
+      });
+      const load = (base: IntReg) => code.loadPart(at(base, bytes), count, from.type);
+      const high = rows === 2 ? load(second) : null;
+      code.store(pairOf(context, load(first), high), at(target, 4));
+    });
+  });
 }
 
 /**
@@ -60,7 +51,7 @@ export function pairedAlongRows(
   const { code } = context;
   const { lanes } = code;
   const type: MemoryType = 'i32';
-  const row = (index: IntOperand) => {
+  code.pieces(rows, 1, (index) => {
     const source = code.pointer(from.base, code.int('mul', index, from.strides[0]));
     const target = code.pointer(to, code.int('mul', index, toStride));
     const vectors = (k: IntOperand) => {
@@ -77,9 +68,7 @@ export function pairedAlongRows(
     if (depth % 2 === 0) return;
     const last = code.broadcast({ base: source, displacement: 4 * (depth - 1) }, type);
     code.storeFirst(pairOf(context, last, null), { base: target, displacement: 4 * (depth - 1) });
-  };
-  if (rows === 1) row(0);
-  else code.for(0, rows, 1, row);
+  });
 }
 
 /** Pairs of the rows of a matrix in panels. from: [depth, n], its rows contiguous. */
@@ -94,15 +83,11 @@ export function packPairs(
   const width = vectors * code.lanes;
   const bytes = elementBytes(from.type);
   const pairs = Math.ceil(depth / 2);
-  const panel = (index: IntOperand, columns: number) => {
+  code.pieces(n, width, (index, columns) => {
     const base = code.pointer(from.base, code.int('mul', index, bytes * width));
     const target = code.pointer(to, code.int('mul', index, 4 * width * pairs));
     pairedRows(context, { ...from, base }, [depth, columns], target, 4 * width);
-  };
-  const whole = Math.floor(n / width);
-  if (whole === 1) panel(0, width);
-  else if (whole > 1) code.for(0, whole, 1, (index) => panel(index, width));
-  if (n % width !== 0) panel(whole, n % width);
+  });
 }
 
 /** Panels of rows (see `panels.ts`) become, from where they begin, panels of half as many rows of pairs. */
@@ -115,7 +100,7 @@ export function pairPanels(
   const { code } = context;
   const width = vectors * code.lanes;
   const pairs = Math.ceil(depth / 2);
-  const panel = (index: IntOperand) => {
+  code.pieces(Math.ceil(n / width), 1, (index) => {
     const start = code.pointer(base, code.int('mul', index, 4 * width * depth));
     const target = code.pointer(base, code.int('mul', index, 4 * width * pairs));
     // A row of pairs is written after the rows at and behind its place have been read.
@@ -126,8 +111,5 @@ export function pairPanels(
       target,
       4 * width,
     );
-  };
-  const count = Math.ceil(n / width);
-  if (count === 1) panel(0);
-  else code.for(0, count, 1, panel);
+  });
 }

@@ -25,24 +25,22 @@ export function packPanels(
   const move = (source: IntReg, target: IntReg, count: number) => {
     for (let v = 0; v * lanes < count; v++) {
       const read = { base: source, displacement: bytes * lanes * v };
-      const rest = count - v * lanes;
-      const row = rest >= lanes ? code.load(read, from.type) : code.loadPart(read, rest, from.type);
-      code.store(row, { base: target, displacement: 4 * lanes * v });
+      code.store(code.loadPart(read, count - v * lanes, from.type), {
+        base: target,
+        displacement: 4 * lanes * v,
+      });
     }
   };
   code.for(0, depth, 1, (k) => {
     const row = code.pointer(from.base, code.int('mul', k, from.strides[0]));
     const target = code.pointer(to, code.int('mul', k, 4 * width));
-    const panel = (index: IntOperand, count: number) =>
+    code.pieces(n, width, (index, count) =>
       move(
         code.pointer(row, code.int('mul', index, bytes * width)),
         code.pointer(target, code.int('mul', index, 4 * width * depth)),
         count,
-      );
-    const whole = Math.floor(n / width);
-    if (whole === 1) panel(0, width);
-    else if (whole > 1) code.for(0, whole, 1, (index) => panel(index, width));
-    if (n % width !== 0) panel(whole, n % width);
+      ),
+    );
   });
 }
 
@@ -57,22 +55,16 @@ export function packPanelsTransposed(
   const { code } = context;
   const { lanes } = code;
   const width = vectors * lanes;
-  const steps = (total: number, step: (start: IntOperand, size: number) => void): void => {
-    const whole = total - (total % lanes);
-    if (whole === lanes) step(0, lanes);
-    else if (whole > 0) code.for(0, whole, lanes, (start) => step(start, lanes));
-    if (whole < total) step(whole, total - whole);
-  };
   // Vector number v of a row of the panels lies in panel v / vectors, at v % vectors.
   const place = (start: IntOperand): IntOperand => {
     const panel = code.int('div', start, width);
     const within = code.int('sub', start, code.int('mul', panel, width));
     return code.int('add', code.int('mul', panel, 4 * width * depth), code.int('mul', within, 4));
   };
-  steps(n, (column, height) => {
+  code.strips(n, lanes, (column, height) => {
     const source = code.pointer(from.base, code.int('mul', column, from.strides[0]));
     const target = code.pointer(to, place(column));
-    steps(depth, (k, size) => {
+    code.strips(depth, lanes, (k, size) => {
       code.emit({
         o: 'vtranspose',
         from: { base: code.pointer(source, code.int('mul', k, 4)), displacement: 0 },

@@ -18,13 +18,8 @@ export function copyTransposed(
   const toStride = 4 * out.strides[0];
   const source = context.pointer(from);
   const target = context.pointer(out);
-  const pieces = (total: number, piece: (start: IntOperand, size: number) => void): void => {
-    const whole = total - (total % lanes);
-    if (whole > 0) code.for(0, whole, lanes, (start) => piece(start, lanes));
-    if (whole < total) piece(whole, total - whole);
-  };
-  pieces(rows, (row, height) =>
-    pieces(columns, (column, width) => {
+  code.strips(rows, lanes, (row, height) =>
+    code.strips(columns, lanes, (column, width) => {
       const at = (base: typeof source, major: IntOperand, stride: number, minor: IntOperand) => ({
         base: code.pointer(base, code.int('add', code.int('mul', major, stride), code.int('mul', minor, 4))),
         displacement: 0,
