@@ -62,8 +62,7 @@ export class WeightStore {
   readonly store: ParameterStore;
   readonly layout: WeightLayout;
   readonly #config: Qwen3Config;
-  /** What matrices are held in. */
-  readonly dtype: HeldType;
+  readonly #dtype: HeldType;
 
   /** Allocates every weight, as zeros. Throws RangeError where a matrix cannot be held in `dtype` and `layout`. */
   constructor(device: Device, config: Qwen3Config, dtype: HeldType, layout: WeightLayout = 'rows') {
@@ -71,7 +70,7 @@ export class WeightStore {
     this.store = new ParameterStore(device);
     this.layout = layout;
     this.#config = config;
-    this.dtype = dtype;
+    this.#dtype = dtype;
     for (const { name, dtype, shape } of held) this.store.create(name, dtype, shape);
   }
 
@@ -111,8 +110,8 @@ export class WeightStore {
   }
 
   #checkPlain(): void {
-    if (isQuantized(this.dtype))
-      throw new Error(`weights held in ${this.dtype} come from files (loadWeights), not from or to arrays`);
+    if (isQuantized(this.#dtype))
+      throw new Error(`weights held in ${this.#dtype} come from files (loadWeights), not from or to arrays`);
   }
 
   dispose(): void {

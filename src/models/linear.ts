@@ -31,21 +31,11 @@ function typeOf(words: Tensor, rows: number): QuantizedType {
   return found;
 }
 
-/** Rows that were quantized once for several products. */
-const quantizedRows = new WeakMap<Tensor, Map<number, readonly Tensor[]>>();
-
 /** quads, scales and sums of x's rows, in groups of `group`. */
 function quantized(g: Graph, x: Tensor, group: number): readonly Tensor[] {
-  const known = quantizedRows.get(x) ?? new Map<number, readonly Tensor[]>();
-  quantizedRows.set(x, known);
   const [rows, columns] = x.shape;
-  const found =
-    known.get(group) ??
-    g.custom(quantizeRows({ rows, columns, group, xType: x.dtype === 'bf16' ? 'bf16' : 'f32' }), [
-      g.reshape(x, [rows, columns / group, group / 4, 4]),
-    ]);
-  known.set(group, found);
-  return found;
+  const kernel = quantizeRows({ rows, columns, group, xType: x.dtype === 'bf16' ? 'bf16' : 'f32' });
+  return g.custom(kernel, [g.reshape(x, [rows, columns / group, group / 4, 4])]);
 }
 
 /** input · the matrix `name`, which has `columns` columns. */

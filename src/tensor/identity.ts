@@ -2,7 +2,7 @@
 import type { Attributes, Primitive } from './primitives.ts';
 import type { Tensor } from './tensor.ts';
 
-/** Two nodes of the same key compute the same values; null for leaves and nodes with effects or functions inside. */
+/** Two nodes of the same key compute the same values; null for leaves and nodes with effects. */
 export function identity(
   primitive: Primitive,
   attributes: Attributes[Primitive],
@@ -16,11 +16,25 @@ export function identity(
     case 'assign':
     case 'scatterRows':
     case 'cacheWrite':
-    case 'custom':
       return null;
+    case 'custom': {
+      const { kernel, gradient } = attributes as Attributes['custom'];
+      if (kernel.views.some(({ access }) => access === 'readwrite')) return null;
+      return `custom ${inputs.map((input) => input.id).join(' ')} ${numberOf(kernel)} ${gradient === null ? '' : numberOf(gradient)}`;
+    }
     default:
       return `${primitive} ${inputs.map((input) => input.id).join(' ')} ${attributesText(attributes)}`;
   }
+}
+
+const numbers = new WeakMap<object, number>();
+let nextNumber = 0;
+
+/** Tells objects and functions apart that have no text of their own. */
+function numberOf(thing: object): number {
+  const number = numbers.get(thing) ?? nextNumber++;
+  numbers.set(thing, number);
+  return number;
 }
 
 function attributesText(attributes: Attributes[Primitive]): string {

@@ -241,6 +241,19 @@ describe("a user's kernel", () => {
     await program.run(2);
     assert.deepEqual([...(await program.read('total'))], [3, 30]);
   });
+  it('is computed once for equal inputs, unless it writes memory or has another gradient', () => {
+    const g = new Graph();
+    const x = g.parameter('x', 'f32', [3]);
+    const kernel = cube(3);
+    const [once] = g.custom(kernel, [x]);
+    assert.equal(g.custom(kernel, [x])[0], once);
+    assert.notEqual(g.custom(kernel, [g.mul(x, 2)])[0], once);
+    assert.notEqual(g.custom(cube(3), [x])[0], once);
+    assert.notEqual(g.custom(kernel, [x], { gradient: () => [null] })[0], once);
+    const by = g.literal(Float32Array.of(1, 10));
+    const [sum, before] = g.custom(counter, [by, g.state('sum', 'f32', [2])]);
+    assert.notEqual(g.custom(counter, [by, sum])[1], before);
+  });
   it('says what does not fit', () => {
     const g = new Graph();
     const x: Tensor = g.parameter('x', 'f32', [3]);
