@@ -7,9 +7,11 @@ import type { Qwen3Config } from '../models/config.ts';
 import { newConfig } from '../models/config.ts';
 import type { BatchShape, Objective } from '../training/learner.ts';
 import { Learner } from '../training/learner.ts';
+import { settings } from './decoding.ts';
 import { modelSize, recipeModel } from './models.ts';
 import type { Counters } from './outline.ts';
 import { combineCounters, OutlineDevice } from './outline.ts';
+import { OPTIMIZER } from './training.ts';
 
 /** The sizes of Qwen3-0.6B (Qwen3 Technical Report, arXiv 2505.09388, table 1). */
 export const qwen06Model = (): Qwen3Config =>
@@ -59,11 +61,10 @@ export async function countDecoding(
     const weights = new WeightStore(device, model, dtype, 'panels');
     const engine = new Engine(device, weights.store, model, dtype, 'panels');
     const tokens = new Array<number>(PROMPT).fill(0);
-    const settings = { temperature: 1, topP: 1, topK: 0, seed: 0, forbidFirst: [] };
     // The longest answer first: its cache serves the short one too.
     await engine.generate(
       Array.from({ length: batch }, (_, id) => ({ id, tokens })),
-      { ...settings, maxTokens },
+      settings(maxTokens),
     );
     await engine.dispose();
     weights.dispose();
@@ -107,14 +108,7 @@ export async function countTraining(
     importance: floats(),
     sequenceMean: floats(),
   });
-  await learner.optimStep({
-    learning_rate: 1e-3,
-    weight_decay: 0.01,
-    adam_beta1: 0.9,
-    adam_beta2: 0.98,
-    adam_epsilon: 1e-8,
-    max_grad_norm: 1,
-  });
+  await learner.optimStep(OPTIMIZER);
   return combineCounters(device.counters, before, (a, b) => a - b);
 }
 

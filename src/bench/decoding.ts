@@ -1,5 +1,6 @@
 /** Generation with a KV cache: one sequence, as in a conversation, and many, as in reinforcement. */
 import type { Device } from '../accelerators/device.ts';
+import type { SamplingSettings } from '../inference/engine.ts';
 import { Engine } from '../inference/engine.ts';
 import { WeightStore } from '../inference/weights.ts';
 import type { Qwen3Config } from '../models/config.ts';
@@ -53,7 +54,8 @@ export function decodeItem(model: Qwen3Config, batch: number, device: string): I
   };
 }
 
-const settings = (maxTokens: number) => ({
+/** Samples whatever comes. */
+export const settings = (maxTokens: number): SamplingSettings => ({
   maxTokens,
   temperature: 1,
   topP: 1,

@@ -9,6 +9,7 @@ import type { Qwen3Config } from '../models/config.ts';
 import { weightSpecs } from '../models/qwen3.ts';
 import { Random } from '../numerics/random.ts';
 import { elementCount } from '../tile/ir.ts';
+import { settings } from './decoding.ts';
 import type { Item, Limits } from './item.ts';
 import { leastSeconds, readBandwidth } from './item.ts';
 import { forwardOperations } from './models.ts';
@@ -71,14 +72,7 @@ async function secondsToGenerate(
   maxTokens: number,
 ): Promise<number> {
   const start = performance.now();
-  await engine.generate(requests, {
-    maxTokens,
-    temperature: 1,
-    topP: 1,
-    topK: 0,
-    seed: 0,
-    forbidFirst: [],
-  });
+  await engine.generate(requests, settings(maxTokens));
   return (performance.now() - start) / 1000;
 }
 

@@ -12,7 +12,7 @@ import { arithmeticPeak } from './item.ts';
 import { forwardOperations, modelSize, recipeModel, widerModel } from './models.ts';
 import { secondsEach } from './timing.ts';
 
-const OPTIMIZER: OptimizerSettings = {
+export const OPTIMIZER: OptimizerSettings = {
   learning_rate: 1e-3,
   weight_decay: 0.01,
   adam_beta1: 0.9,

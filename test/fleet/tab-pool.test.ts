@@ -19,25 +19,10 @@ import { RolloutWorker, weightsChecksum } from '../../src/fleet/rollout.ts';
 import { TabPool } from '../../src/fleet/tab-pool.ts';
 import type { TabServer } from '../../src/fleet/tab-server.ts';
 import { openTabServer } from '../../src/fleet/tab-server.ts';
-import { newConfig } from '../../src/models/config.ts';
 import { initialWeights } from '../../src/training/new-model.ts';
 import { closed, connect, openImpostor, openTab, refusalOf, socketOf, tokenOf } from './tabs.ts';
+import { config, settings } from './tiny.ts';
 
-const config = newConfig({
-  vocab_size: 8,
-  hidden_size: 8,
-  intermediate_size: 8,
-  num_hidden_layers: 1,
-  num_attention_heads: 1,
-  num_key_value_heads: 1,
-  head_dim: 8,
-  max_position_embeddings: 16,
-  rope_theta: 1000,
-  bos_token_id: 1,
-  eos_token_id: 2,
-  pad_token_id: 0,
-});
-const settings = { maxTokens: 4, temperature: 1, topP: 1, topK: 0, seed: 0, forbidFirst: [] };
 /** Three jobs at least: the smallest has 8. */
 const requests = Array.from({ length: 20 }, (_, id) => ({ tokens: [1, 3 + (id % 5), 4], id }));
 const first = initialWeights(config, 0);

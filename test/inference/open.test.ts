@@ -12,23 +12,10 @@ import type { LanguageModel } from '../../src/inference/language-model.ts';
 import { PromptError } from '../../src/inference/language-model.ts';
 import { beginLoading } from '../../src/inference/load.ts';
 import { openModel } from '../../src/inference/open.ts';
-import { parseConfig } from '../../src/models/config.ts';
 import { initialWeights } from '../../src/training/new-model.ts';
+import { shape } from './shape.ts';
 
-const config = parseConfig({
-  model_type: 'qwen3',
-  vocab_size: 75,
-  hidden_size: 64,
-  intermediate_size: 96,
-  num_hidden_layers: 2,
-  num_attention_heads: 4,
-  num_key_value_heads: 2,
-  head_dim: 16,
-  max_position_embeddings: 256,
-  rms_norm_eps: 1e-6,
-  rope_theta: 10000,
-  tie_word_embeddings: true,
-});
+const config = shape();
 /** More than one chunk: prefill takes two programs. */
 const PROMPT = Array.from({ length: 70 }, (_, i) => (i * 31) % 75);
 

@@ -11,27 +11,10 @@ import { LanguageModel } from '../../src/inference/language-model.ts';
 import { loadWeights } from '../../src/inference/load.ts';
 import { openModel } from '../../src/inference/open.ts';
 import { roundWeights, WeightStore } from '../../src/inference/weights.ts';
-import type { Qwen3Config } from '../../src/models/config.ts';
-import { parseConfig } from '../../src/models/config.ts';
 import { initialWeights } from '../../src/training/new-model.ts';
 import { isSlow } from '../speed.ts';
+import { shape } from './shape.ts';
 
-const shape = (overrides: object): Qwen3Config =>
-  parseConfig({
-    model_type: 'qwen3',
-    vocab_size: 75,
-    hidden_size: 64,
-    intermediate_size: 96,
-    num_hidden_layers: 2,
-    num_attention_heads: 4,
-    num_key_value_heads: 2,
-    head_dim: 16,
-    max_position_embeddings: 256,
-    rms_norm_eps: 1e-6,
-    rope_theta: 10000,
-    tie_word_embeddings: true,
-    ...overrides,
-  });
 const MODELS = { tied: shape({}), untied: shape({ tie_word_embeddings: false, vocab_size: 70 }) };
 /** Mean difference of log-probabilities from those of exact weights, at most. These models' are -6 on average. */
 const NEAR = { int8: 0.05, int4: 0.6 } as const;
