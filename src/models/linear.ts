@@ -6,8 +6,8 @@ import {
   quantizedEmbedding,
   quantizedMatmul,
   quantizedShape,
-  quantizeRows,
 } from '../kernels/quantized.ts';
+import { quantizeRows } from '../kernels/quantized-rows.ts';
 import type { DType } from '../numerics/dtype.ts';
 import type { Graph, Tensor } from '../tensor/graph.ts';
 

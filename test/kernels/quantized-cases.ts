@@ -5,8 +5,8 @@ import {
   quantizedEmbedding,
   quantizedMatmul,
   quantizedShape,
-  quantizeRows,
 } from '../../src/kernels/quantized.ts';
+import { quantizeRows } from '../../src/kernels/quantized-rows.ts';
 import { bf16BitsToF32, f32ToBf16Bits } from '../../src/numerics/float.ts';
 import type { Case } from './buffers.ts';
 import { normals } from './buffers.ts';
