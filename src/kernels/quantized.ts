@@ -8,11 +8,12 @@
  * a word holds two quads of a group: as the low halves of its bytes one of the group's first half, as the high halves
  * the one at the same place of its second half. 4-bit values are held as q + 8.
  */
-import type { Tile } from '../tile/builder.ts';
+import type { KernelBuilder, Operand, Tile } from '../tile/builder.ts';
 import { buildKernel, ceilDiv } from '../tile/builder.ts';
 import type { Kernel } from '../tile/ir.ts';
 import type { Storage } from './common.ts';
-import { memoized, storeAs } from './common.ts';
+import { loadF32, memoized, storeAs } from './common.ts';
+import type { Epilogue } from './matmul.ts';
 import { panelsOf } from './panels.ts';
 import { inverse, packed, rounded } from './quantized-rows.ts';
 import type { CopyType } from './transpose.ts';
@@ -120,14 +121,23 @@ export const quantizeColumns: (options: QuantizeColumnsOptions) => Kernel = memo
   },
 );
 
-export interface QuantizedMatmulOptions {
+interface Product {
   readonly type: QuantizedType;
   readonly m: number;
-  readonly n: number;
   readonly k: number;
-  readonly cType?: Storage;
   /** Rows of a program. A schedule. */
   readonly blockRows?: number;
+}
+
+export interface QuantizedMatmulOptions extends Product {
+  readonly n: number;
+  readonly cType?: Storage;
+  readonly epilogue?: Epilogue;
+}
+
+export interface QuantizedMatmulsOptions extends Product {
+  /** Columns of each matrix. */
+  readonly columns: readonly number[];
 }
 
 /** Rows of a program where the caller names none: what it adds to should stay in the first cache. */
@@ -135,57 +145,134 @@ const BLOCK_ROWS = 64;
 /** Elements along k of one round of the loop, at least. */
 const ROUND = 128;
 
+const describe = ({ type, m, k }: Product, columns: string) =>
+  `${m}x${columns}x${k}_${type}_${quantizedShape(type, k).group}`;
+
+/** The rows that are multiplied, `block` of them a program. */
+function leftOperand(k: KernelBuilder, { type, m, k: depth, blockRows = BLOCK_ROWS }: Product) {
+  return {
+    block: Math.min(m, blockRows),
+    quads: k.input('quads', 'i32', [m, depth / 4]),
+    scales: k.input('rowScales', 'f32', [m, quantizedShape(type, depth).groups]),
+    sums: type === 'int4' ? k.input('sums', 'i32', [m, quantizedShape(type, depth).groups]) : null,
+  };
+}
+
+/** A matrix of `n` columns; `suffix` tells several apart. */
+function rightOperand(k: KernelBuilder, { type, k: depth }: Product, n: number, suffix = '') {
+  const { groups, words } = quantizedShape(type, depth);
+  const { width, count: panels } = panelsOf(n);
+  return {
+    width,
+    panels,
+    words: k.input(`words${suffix}`, 'i32', [panels, words, width]),
+    scales: k.input(`scales${suffix}`, 'bf16', [panels, groups, width]),
+  };
+}
+
+/** Rows from `row` on times a panel, [block, width]; zeros where `hi` is 0, not the number of groups. */
+function panelProduct(
+  k: KernelBuilder,
+  { type, k: depth }: Product,
+  left: ReturnType<typeof leftOperand>,
+  right: ReturnType<typeof rightOperand>,
+  { row, panel, hi }: { readonly row: Tile; readonly panel: Tile; readonly hi: Operand },
+): Tile {
+  const { group, groups } = quantizedShape(type, depth);
+  const { quads: halves } = QUANTIZED_TYPES[type];
+  const { block: rows, quads: a, scales: rowScales, sums } = left;
+  const { width, words: b, scales } = right;
+  const across = group / 4;
+  const count = across / halves;
+
+  /** The integer sums of a group, [rows, width]. */
+  const product = (index: Tile): Tile => {
+    const quads = (half: number) => k.load(a, [row, index.mul(across).add(half * count)], [rows, count]);
+    const word = k.load(b, [panel, index.mul(count), 0], [1, count, width]).reshape([count, width]);
+    if (sums === null) return k.dot(quads(0), word);
+    // Both are made in one pass over the words.
+    const [low, high] = [word.and(0x0f0f0f0f), word.shr(4).and(0x0f0f0f0f)];
+    const both = k.dot(quads(1), high, k.dot(quads(0), low));
+    // What the values are raised by counts once for each element of a's group.
+    return both.sub(k.load(sums, [row, index], [rows, 1]).mul(RAISED));
+  };
+  const atOnce = Math.min(groups, Math.max(1, ROUND / group));
+  const [sum] = k.loop(
+    { hi, step: atOnce, kind: 'pipelined' },
+    [k.zeros([rows, width])] as const,
+    (first, [before]) => {
+      let acc = before;
+      // Groups beyond the last are zeros times zero.
+      for (let i = 0; i < atOnce; i++) {
+        const index = first.add(i);
+        const rowScale = k.load(rowScales, [row, index], [rows, 1]);
+        const scale = k.load(scales, [panel, index, 0], [1, 1, width]).reshape([1, width]).cast('f32');
+        acc = product(index).cast('f32').fma(rowScale.mul(scale), acc);
+      }
+      return [acc] as const;
+    },
+  );
+  return sum;
+}
+
 /**
- * c[m, n] = a · b, with a from `quantizeRows` and b from `quantizeColumns`. Views: quads, rowScales, sums (int4 only),
- * words, scales, c.
+ * c[m, n] = epilogue(a · b), with a from `quantizeRows` and b from `quantizeColumns`. Views: quads, rowScales, sums (int4
+ * only), words, scales, the epilogue's inputs, c.
  */
 export const quantizedMatmul: (options: QuantizedMatmulOptions) => Kernel = memoized(
   (o: QuantizedMatmulOptions): Kernel => {
-    const { type, m, n, k: depth, cType = 'f32' } = o;
-    const { group, groups, words } = quantizedShape(type, depth);
-    const { width, count: panels } = panelsOf(n);
-    const { quads: halves } = QUANTIZED_TYPES[type];
-    const rows = Math.min(m, o.blockRows ?? BLOCK_ROWS);
-    return buildKernel(`matmul_${m}x${n}x${depth}_${type}_${group}_${cType}`, (k) => {
-      const across = group / 4;
-      const a = k.input('quads', 'i32', [m, depth / 4]);
-      const rowScales = k.input('rowScales', 'f32', [m, groups]);
-      const sums = type === 'int4' ? k.input('sums', 'i32', [m, groups]) : null;
-      const b = k.input('words', 'i32', [panels, words, width]);
-      const scales = k.input('scales', 'bf16', [panels, groups, width]);
+    const { type, m, n, k: depth, cType = 'f32', epilogue } = o;
+    const suffix = epilogue === undefined ? '' : `_${epilogue.key}`;
+    return buildKernel(`matmul_${describe(o, `${n}`)}_${cType}${suffix}`, (k) => {
+      const left = leftOperand(k, o);
+      const right = rightOperand(k, o, n);
+      const extras = (epilogue?.inputs ?? []).map(({ name, dtype, kind }) => {
+        const [tall, wide] = [kind !== 'row', kind !== 'column'];
+        return { view: k.input(name, dtype, [tall ? m : 1, wide ? n : 1]), tall, wide };
+      });
       const c = k.output('c', cType, [m, n]);
-      k.grid(panels, ceilDiv(m, rows));
-      const [panel, row] = [k.programId(0), k.programId(1).mul(rows)];
-      const count = across / halves;
-
-      /** The integer sums of a group, [rows, width]. */
-      const product = (index: Tile): Tile => {
-        const quads = (half: number) => k.load(a, [row, index.mul(across).add(half * count)], [rows, count]);
-        const word = k.load(b, [panel, index.mul(count), 0], [1, count, width]).reshape([count, width]);
-        if (sums === null) return k.dot(quads(0), word);
-        // Both are made in one pass over the words.
-        const [low, high] = [word.and(0x0f0f0f0f), word.shr(4).and(0x0f0f0f0f)];
-        const both = k.dot(quads(1), high, k.dot(quads(0), low));
-        // What the values are raised by counts once for each element of a's group.
-        return both.sub(k.load(sums, [row, index], [rows, 1]).mul(RAISED));
-      };
-      const atOnce = Math.min(groups, Math.max(1, ROUND / group));
-      const [sum] = k.loop(
-        { hi: groups, step: atOnce, kind: 'pipelined' },
-        [k.zeros([rows, width])] as const,
-        (first, [before]) => {
-          let acc = before;
-          // Groups beyond the last are zeros times zero.
-          for (let i = 0; i < atOnce; i++) {
-            const index = first.add(i);
-            const rowScale = k.load(rowScales, [row, index], [rows, 1]);
-            const scale = k.load(scales, [panel, index, 0], [1, 1, width]).reshape([1, width]).cast('f32');
-            acc = product(index).cast('f32').fma(rowScale.mul(scale), acc);
-          }
-          return [acc] as const;
-        },
+      const { block } = left;
+      const { width, panels } = right;
+      k.grid(panels, ceilDiv(m, block));
+      const [panel, row] = [k.programId(0), k.programId(1).mul(block)];
+      const hi = quantizedShape(type, depth).groups;
+      const sum = panelProduct(k, o, left, right, { row, panel, hi });
+      const column = panel.mul(width);
+      const tiles = extras.map(({ view, tall, wide }) =>
+        loadF32(k, view, [tall ? row : 0, wide ? column : 0], [tall ? block : 1, wide ? width : 1]),
       );
-      storeAs(k, c, [row, panel.mul(width)], sum);
+      storeAs(k, c, [row, column], epilogue?.apply(sum, tiles, k) ?? sum);
+    });
+  },
+);
+
+/**
+ * The products of the same rows with several matrices, in one launch, each as by `quantizedMatmul`. Views: quads,
+ * rowScales, sums (int4 only), words and scales of each matrix, f32 [m, columns] of each.
+ */
+export const quantizedMatmuls: (options: QuantizedMatmulsOptions) => Kernel = memoized(
+  (o: QuantizedMatmulsOptions): Kernel => {
+    const { type, m, k: depth, columns } = o;
+    const { groups } = quantizedShape(type, depth);
+    return buildKernel(`matmul_${describe(o, columns.join('+'))}`, (k) => {
+      const left = leftOperand(k, o);
+      const rights = columns.map((n, index) => rightOperand(k, o, n, `${index}`));
+      const results = columns.map((n, index) => k.output(`c${index}`, 'f32', [m, n]));
+      const { block } = left;
+      k.grid(
+        rights.reduce((sum, { panels }) => sum + panels, 0),
+        ceilDiv(m, block),
+      );
+      const row = k.programId(1).mul(block);
+      // A program has a panel of one matrix; it has no groups of the others, and what it stores there is outside.
+      let first = 0;
+      rights.forEach((right, index) => {
+        const panel = k.programId(0).sub(first);
+        const hi = panel.ge(0).and(panel.lt(right.panels)).select(k.constant(groups, 'i32'), 0);
+        const sum = panelProduct(k, o, left, right, { row, panel, hi });
+        k.store(results[index], [row, panel.mul(right.width)], sum);
+        first += right.panels;
+      });
     });
   },
 );
