@@ -64,8 +64,9 @@ const isFp8 = (dtype: DType) => dtype === 'f8e4m3' || dtype === 'f8e5m2';
 /** Element type of a dot's result, or null where the pair of operand types is not supported. */
 export function dotResult(a: DType, b: DType): 'f32' | 'i32' | null {
   if (isFp8(a) && isFp8(b)) return 'f32';
+  if (a === 'i32' && (b === 'u32' || b === 'i32')) return 'i32';
   if (a !== b) return null;
-  if (a === 'i8' || a === 'i32') return 'i32';
+  if (a === 'i8') return 'i32';
   return a === 'f32' || a === 'bf16' || a === 'f16' ? 'f32' : null;
 }
 
@@ -241,7 +242,7 @@ const RULES: Rules = {
     expect(
       dtype !== null,
       () =>
-        `no product of ${a.dtype} and ${b.dtype}; cast both to f32, bf16, f16, fp8 or i8, or to i32 that hold four i8 each`,
+        `no product of ${a.dtype} and ${b.dtype}; cast both to f32, bf16, f16, fp8 or i8, or a to i32 and b to u32 that hold four bytes each`,
     );
     const [m, ka] = op.transA ? [a.shape[1], a.shape[0]] : a.shape;
     const [kb, n] = op.transB ? [b.shape[1], b.shape[0]] : b.shape;

@@ -12,7 +12,12 @@ import type { Context } from './values.ts';
 export type Arithmetic = 'float' | 'swapped' | 'pairs' | 'integer' | 'quads' | 'positive quads';
 
 /** For operands of a type; `positive`: no byte of b has its upper bit set. */
-export function arithmeticOf({ bf16Pairs }: LoopTarget, operand: DType, positive: boolean): Arithmetic {
+export function arithmeticOf(
+  { bf16Pairs }: LoopTarget,
+  [operand, other]: readonly [DType, DType],
+  positive: boolean,
+): Arithmetic {
+  if (other === 'u32') return 'positive quads';
   if (operand === 'bf16') return bf16Pairs ? 'pairs' : 'swapped';
   if (isFloat(operand)) return 'float';
   if (operand !== 'i32') return 'integer';

@@ -1,5 +1,5 @@
 /** Which loads need no tile of their own, because products read the view. */
-import type { Instruction, Kernel, ValueId } from '../../tile/ir.ts';
+import type { Instruction, Kernel, MapFn, ValueId } from '../../tile/ir.ts';
 import { operands } from '../../tile/ir.ts';
 import { castIsFree } from './map.ts';
 
@@ -11,6 +11,21 @@ function writes({ op }: Instruction): boolean {
 
 const large = (shape: readonly number[]): string => shape.filter((size) => size > 1).join();
 
+/** Functions that products apply to elements of b as they read them: cheap ones, which take integers out of words. */
+const UNPACKING: ReadonlySet<MapFn> = new Set<MapFn>(['and', 'or', 'xor', 'shl', 'shr']);
+
+/** Whether an instruction takes integers out of words: a function of them and a constant. */
+function unpacks(
+  kernel: Kernel,
+  constants: ReadonlySet<ValueId>,
+  { op }: Instruction,
+  word: ValueId,
+): boolean {
+  const { dtype } = kernel.types[word];
+  if (op.op !== 'map' || !UNPACKING.has(op.fn) || (dtype !== 'i32' && dtype !== 'u32')) return false;
+  return op.args[0] === word && constants.has(op.args[1]);
+}
+
 /** Whether a value goes on to be an operand of products as it is, with unit axes and float types changed at most. */
 function passes(kernel: Kernel, { op, results }: Instruction): boolean {
   if (op.op !== 'reshape' && op.op !== 'cast') return false;
@@ -20,10 +35,12 @@ function passes(kernel: Kernel, { op, results }: Instruction): boolean {
 
 /**
  * The results of loads whose only readers are operands a and b of products in the same block, with no write to memory
- * in between, and what reshapes and casts make of them on the way.
+ * in between, and what reshapes and casts make of them on the way. Operands b that are not transposed may also be taken
+ * out of words.
  */
 export function deferrable(kernel: Kernel): ReadonlySet<ValueId> {
   const found = new Set<ValueId>();
+  const constants = new Set<ValueId>();
   const block = (body: readonly Instruction[], yields: readonly ValueId[]): void => {
     const readers = new Map<ValueId, number[]>();
     const read = (id: ValueId, position: number) => {
@@ -39,7 +56,8 @@ export function deferrable(kernel: Kernel): ReadonlySet<ValueId> {
         inner(op.body);
       }
     };
-    body.forEach(({ op }, position) => {
+    body.forEach(({ op, results }, position) => {
+      if (op.op === 'constant') constants.add(results[0]);
       for (const id of operands(op)) read(id, position);
       if (op.op !== 'loop') return;
       for (const id of op.yields) read(id, -1);
@@ -49,17 +67,18 @@ export function deferrable(kernel: Kernel): ReadonlySet<ValueId> {
     for (const id of yields) read(id, -1);
 
     /** The position of the last product that reads `id`, or -1 where something else does; `chain` collects values. */
-    const lastProduct = (id: ValueId, chain: ValueId[]): number => {
+    const lastProduct = (id: ValueId, chain: ValueId[], unpacked = false): number => {
       chain.push(id);
       let last = -1;
       for (const position of readers.get(id) ?? []) {
         if (position < 0) return -1;
         const { op, results } = body[position];
-        const isOperand = op.op === 'dot' && op.acc !== id;
+        const isOperand = op.op === 'dot' && op.acc !== id && !(unpacked && (op.a === id || op.transB));
+        const taken = unpacks(kernel, constants, body[position], id);
         const next = isOperand
           ? position
-          : passes(kernel, body[position])
-            ? lastProduct(results[0], chain)
+          : taken || passes(kernel, body[position])
+            ? lastProduct(results[0], chain, unpacked || taken)
             : -1;
         if (next < 0) return -1;
         last = Math.max(last, next);

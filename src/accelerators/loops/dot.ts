@@ -8,7 +8,7 @@ import { arithmeticOf, multiplier } from './arithmetic.ts';
 import type { IntOperand, IntReg, LoopTarget, VecReg } from './ir.ts';
 import { locateOp } from './memory.ts';
 import type { Operand } from './operands.ts';
-import { operandA, operandB } from './operands.ts';
+import { operandA, operandB, unpack } from './operands.ts';
 import { pairOf } from './pairs.ts';
 import type { Block, Context } from './values.ts';
 import { elementBytes } from './values.ts';
@@ -16,9 +16,14 @@ import { elementBytes } from './values.ts';
 type DotOp = Extract<Op, { op: 'dot' }>;
 type StoreOp = Extract<Op, { op: 'store' }>;
 
-interface Product {
+/** What a register tile adds up: a · b of each, one after the other. */
+interface Term {
   readonly a: Operand;
   readonly b: Operand;
+}
+
+interface Product {
+  readonly terms: readonly Term[];
   /** Steps in bytes from row to row; null: all elements are `bits`. */
   readonly acc: number | null;
   readonly bits: number;
@@ -29,17 +34,24 @@ interface Product {
   readonly arithmetic: Arithmetic;
 }
 
+/** Where a register tile begins: its first element of each operand and of the sums. */
+interface Corner {
+  readonly a: readonly IntReg[];
+  /** The same register where terms read the same memory. */
+  readonly b: readonly IntReg[];
+  readonly acc: IntReg;
+  readonly out: IntReg;
+}
+
 /** Vectors of a row of a register tile. */
 const WIDEST = 8;
+/** Sums of a register tile of integers up to which additions take longer to finish than to begin. */
+const FEW_SUMS = 4;
+/** Sums do not depend on the order of additions. */
+const EXACT: ReadonlySet<Arithmetic> = new Set<Arithmetic>(['integer', 'quads', 'positive quads']);
 
-/** rows x vectors of the result, whose pointers are at the register tile's first element. */
-function registerTile(
-  context: Context,
-  p: Product,
-  [a, b, acc, out]: readonly IntReg[],
-  rows: number,
-  vectors: number,
-): void {
+/** rows x vectors of the result. */
+function registerTile(context: Context, p: Product, corner: Corner, rows: number, vectors: number): void {
   const { code } = context;
   const width = 4 * code.lanes;
   const at = (base: IntReg, stride: number, row: number, vector: number) => ({
@@ -52,48 +64,78 @@ function registerTile(
     );
   const sums = each((row, vector): VecReg => {
     if (p.acc === null) return code.bits(p.bits);
-    const from = at(acc, p.acc, row, vector);
+    const from = at(corner.acc, p.acc, row, vector);
     return p.narrow ? code.broadcast(from) : code.load(from);
   });
+  // Where there are few sums, a second set halves what waits for one another.
+  const others = EXACT.has(p.arithmetic) && rows * vectors <= FEW_SUMS ? each(() => code.bits(0)) : null;
   const multiply = multiplier(context, p.arithmetic, vectors);
-  const pa = code.newInt();
-  const pb = code.newInt();
-  code.emit({ o: 'imove', dst: pa, a });
-  code.emit({ o: 'imove', dst: pb, a: b });
+  const moving = (start: IntReg): IntReg => {
+    const dst = code.newInt();
+    code.emit({ o: 'imove', dst, a: start });
+    return dst;
+  };
+  const pa = corner.a.map(moving);
+  const movingB = new Map([...new Set(corner.b)].map((start) => [start, moving(start)]));
+  const pb = corner.b.map((start) => movingB.get(start) as IntReg);
   const { pairs, swapped } = { pairs: p.arithmetic === 'pairs', swapped: p.arithmetic === 'swapped' };
-  const bWidth = elementBytes(p.b.type) * code.lanes;
-  const apart = p.b.apart === true;
   /** A step along k: of one element, or of a pair; `both`: it has a second one. */
   const step = (u: number, both: boolean) => {
-    const load = (row: number, vector: number) =>
-      code.load({ base: pb, displacement: p.b.k * row + bWidth * vector }, p.b.type);
-    const columns = Array.from({ length: vectors }, (_, vector) =>
-      apart ? pairOf(context, load(2 * u, vector), both ? load(2 * u + 1, vector) : null) : load(u, vector),
-    );
-    multiply.columns(columns);
-    for (let row = 0; row < rows; row++) {
-      const element = code.broadcast({ base: pa, displacement: p.a.k * u + p.a.step * row }, p.a.type);
-      multiply.row(element, columns, sums[row]);
-    }
+    const loaded = new Map<string, VecReg>();
+    p.terms.forEach(({ a, b }, term) => {
+      const load = (row: number, vector: number) => {
+        const from = {
+          base: pb[term],
+          displacement: b.k * row + elementBytes(b.type) * code.lanes * vector,
+        };
+        const key = `${from.base.id} ${from.displacement}`;
+        const lanes = loaded.get(key) ?? code.load(from, b.type);
+        loaded.set(key, lanes);
+        return unpack(context, b.unpacking ?? [], lanes);
+      };
+      const columns = Array.from({ length: vectors }, (_, vector) =>
+        b.apart
+          ? pairOf(context, load(2 * u, vector), both ? load(2 * u + 1, vector) : null)
+          : load(u, vector),
+      );
+      multiply.columns(columns);
+      for (let row = 0; row < rows; row++) {
+        const element = code.broadcast({ base: pa[term], displacement: a.k * u + a.step * row }, a.type);
+        multiply.row(element, columns, ((u + term) % 2 === 1 && others !== null ? others : sums)[row]);
+      }
+    });
   };
+  const [{ a, b }] = p.terms;
   const advance = (steps: number) => {
-    code.emit({ o: 'ibin', dst: pa, fn: 'add', a: pa, b: p.a.k * steps });
-    code.emit({ o: 'ibin', dst: pb, fn: 'add', a: pb, b: p.b.k * (apart ? 2 : 1) * steps });
+    const forward = (pointer: IntReg, by: number) =>
+      code.emit({ o: 'ibin', dst: pointer, fn: 'add', a: pointer, b: by });
+    for (const pointer of pa) forward(pointer, a.k * steps);
+    for (const pointer of movingB.values()) forward(pointer, b.k * (b.apart ? 2 : 1) * steps);
   };
   const alone = (pairs || swapped) && p.depth % 2 !== 0;
   const total = pairs ? Math.floor(p.depth / 2) : alone ? p.depth - 1 : p.depth;
-  const atOnce = code.target.dotTile.round / (rows * vectors);
-  const unroll = [4, 2].find((count) => count <= atOnce && total % count === 0) ?? (swapped ? 2 : 1);
-  if (total > 0)
+  const atOnce = code.target.dotTile.round / (rows * vectors * p.terms.length);
+  const unroll = [8, 4, 2].find((count) => count <= atOnce && total % count === 0) ?? (swapped ? 2 : 1);
+  const round = () => {
+    for (let u = 0; u < unroll; u++) step(swapped ? u ^ 1 : u, true);
+  };
+  if (total === unroll && !alone) round();
+  else if (total > 0)
     code.for(0, total, unroll, () => {
-      for (let u = 0; u < unroll; u++) step(swapped ? u ^ 1 : u, true);
+      round();
       advance(unroll);
     });
   if (alone) step(0, false);
+  others?.forEach((list, row) => {
+    list.forEach((other, vector) => {
+      const dst = sums[row][vector];
+      code.emit({ o: 'vbin', dst, fn: 'iadd', a: dst, b: other });
+    });
+  });
   multiply.finish(sums);
   sums.forEach((list, row) => {
     list.forEach((sum, vector) => {
-      const to = at(out, p.out, row, vector);
+      const to = at(corner.out, p.out, row, vector);
       if (p.narrow) code.storeFirst(sum, to);
       else code.store(sum, to);
     });
@@ -144,16 +186,41 @@ function destination(context: Context, store: StoreOp, [, n]: readonly number[])
   return block.inside === 1 ? block : null;
 }
 
-/** Lowers a product; whether it also did what `store`, the only reader of the result, has to do. */
-export function lowerDot(context: Context, op: DotOp, result: ValueId, store: StoreOp | null): boolean {
+/** Whether a product that adds to the result of another can be computed in one with it: their sums have no order. */
+export function joins({ code, kernel, positiveBytes }: Context, first: DotOp, second: DotOp): boolean {
+  const arithmetic = (op: DotOp) =>
+    arithmeticOf(code.target, [kernel.types[op.a].dtype, kernel.types[op.b].dtype], positiveBytes.has(op.b));
+  const depth = (op: DotOp) => kernel.types[op.a].shape[op.transA ? 0 : 1];
+  return (
+    EXACT.has(arithmetic(first)) &&
+    arithmetic(first) === arithmetic(second) &&
+    first.transA === second.transA &&
+    depth(first) === depth(second)
+  );
+}
+
+/**
+ * Lowers products of which each but the first adds to the one before; whether it also did what `store`, the only reader
+ * of the result, has to do.
+ */
+export function lowerDot(
+  context: Context,
+  ops: readonly DotOp[],
+  result: ValueId,
+  store: StoreOp | null,
+): boolean {
   const { code } = context;
   const { shape } = context.type(result);
   const [m, n] = shape;
+  const [op] = ops;
   const depth = context.type(op.a).shape[op.transA ? 0 : 1];
-  const arithmetic = arithmeticOf(code.target, context.type(op.a).dtype, context.positiveBytes.has(op.b));
+  const types = [context.type(op.a).dtype, context.type(op.b).dtype] as const;
+  const arithmetic = arithmeticOf(code.target, types, context.positiveBytes.has(op.b));
   const size = tileFor(code.target, m, arithmetic);
-  const a = operandA(context, op, m, depth, arithmetic);
-  const b = operandB(context, op, size, shape, depth, arithmetic);
+  const ready = ops.map((each) => ({
+    a: operandA(context, each, m, depth, arithmetic),
+    b: operandB(context, each, size, shape, depth, arithmetic),
+  }));
   const start = op.acc === null ? ({ at: 'constant', bits: 0 } as const) : context.value(op.acc);
   const acc = op.acc === null || start.at === 'constant' ? null : context.dense(op.acc);
   const direct = store === null ? null : destination(context, store, shape);
@@ -162,34 +229,49 @@ export function lowerDot(context: Context, op: DotOp, result: ValueId, store: St
   const outStep = 'view' in out ? 4 * out.view.strides[0] : 4 * out.strides[0];
   const accStep = acc === null ? null : 4 * acc.tile.strides[0];
   const pacc = acc === null ? pout : context.pointer(acc.tile);
-  const product: Product = {
-    a: a.operand,
-    b: b.operand,
-    acc: accStep,
-    bits: start.at === 'constant' ? start.bits : 0,
-    out: outStep,
-    depth,
-    narrow: n === 1,
-    arithmetic,
-  };
-  code.pieces(Math.ceil(n / code.lanes), size.vectors, (column, vectors) => {
-    const along = code.int('mul', column, 4 * code.lanes * size.vectors);
-    const panel = code.pointer(b.operand.base, code.int('mul', column, b.operand.step));
-    evenly(context, m, size.rows, (row, rows) => {
-      const down = (step: number) => code.int('add', code.int('mul', row, step), along);
-      const to = code.pointer(pout, down(outStep));
-      const pointers = [
-        code.pointer(a.operand.base, code.int('mul', row, a.operand.step)),
-        panel,
-        accStep === null ? to : code.pointer(pacc, down(accStep)),
-        to,
-      ];
-      registerTile(context, product, pointers, rows, vectors);
+  for (const terms of together(ready.map(({ a, b }) => ({ a: a.operand, b: b.operand })))) {
+    const isFirst = terms[0].a === ready[0].a.operand;
+    const product: Product = {
+      terms,
+      acc: isFirst ? accStep : outStep,
+      bits: start.at === 'constant' ? start.bits : 0,
+      out: outStep,
+      depth,
+      narrow: n === 1,
+      arithmetic,
+    };
+    code.pieces(Math.ceil(n / code.lanes), size.vectors, (column, vectors) => {
+      const along = code.int('mul', column, 4 * code.lanes * size.vectors);
+      const panels = new Map(
+        terms.map(({ b }) => [b.base, code.pointer(b.base, code.int('mul', column, b.step))]),
+      );
+      evenly(context, m, size.rows, (row, rows) => {
+        const down = (step: number) => code.int('add', code.int('mul', row, step), along);
+        const to = code.pointer(pout, down(outStep));
+        const from = accStep === null || !isFirst ? to : code.pointer(pacc, down(accStep));
+        const corner: Corner = {
+          a: terms.map(({ a }) => code.pointer(a.base, code.int('mul', row, a.step))),
+          b: terms.map(({ b }) => panels.get(b.base) as IntReg),
+          acc: from,
+          out: to,
+        };
+        registerTile(context, product, corner, rows, vectors);
+      });
     });
-  });
-  for (const tile of [a.owned, b.owned, acc?.copied ? acc.tile : null])
+  }
+  for (const tile of [...ready.flatMap(({ a, b }) => [a.owned, b.owned]), acc?.copied ? acc.tile : null])
     if (tile !== null) context.reclaim(tile.buffer);
   if ('view' in out) return true;
   context.define(result, out);
   return false;
+}
+
+/** Terms in lists that one register tile can step through: operands must lie alike. */
+function together(terms: readonly Term[]): readonly (readonly Term[])[] {
+  const alike = (x: Operand, y: Operand) =>
+    x.type === y.type && x.step === y.step && x.k === y.k && x.apart === y.apart;
+  const [first] = terms;
+  return terms.every(({ a, b }) => alike(a, first.a) && alike(b, first.b))
+    ? [terms]
+    : terms.map((term) => [term]);
 }

@@ -43,8 +43,6 @@ function steps(
   switch (op.op) {
     case 'map':
     case 'cast':
-      ({ shape } = type(results[0]));
-      break;
     case 'load':
       if (deferred.has(results[0])) return null;
       ({ shape } = type(results[0]));

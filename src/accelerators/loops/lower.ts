@@ -7,7 +7,7 @@ import type { Instruction, Kernel, Op, OpName, ValueId } from '../../tile/ir.ts'
 import { elementCount } from '../../tile/ir.ts';
 import { mapBounds } from './bounds.ts';
 import { floatBits } from './code.ts';
-import { lowerDot } from './dot.ts';
+import { joins, lowerDot } from './dot.ts';
 import { groups, uses } from './group.ts';
 import { inlineLoops } from './inline.ts';
 import type { LoopFunction, LoopTarget, VecReg } from './ir.ts';
@@ -97,6 +97,12 @@ function lowerLanes(
 
 function lowerMap(context: Context, op: OpOf<'map'>, result: ValueId): void {
   const { dtype } = context.type(op.args[op.args.length - 1]);
+  const viewed = context.viewed(op.args[0]);
+  if (viewed !== null) {
+    const bits = context.constantBits(op.args) as number;
+    context.define(result, { ...viewed, unpacking: [...viewed.unpacking, { fn: op.fn, dtype, bits }] });
+    return;
+  }
   const values = op.args.map((id) => context.value(id));
   if (
     isIntegerScalar(context.type(result)) &&
@@ -168,7 +174,7 @@ const LOWER: Lower = {
     throw new Error(`kernel '${context.kernel.name}': 'atomicAdd' is not supported`);
   },
   dot: (context, op, [result]) => {
-    lowerDot(context, op, result, null);
+    lowerDot(context, [op], result, null);
   },
   map: (context, op, [result]) => lowerMap(context, op, result),
   reduce: (context, op, [result]) => lowerReduce(context, op, result),
@@ -206,26 +212,47 @@ function lowerBlock(
   const ending: ValueId[][] = Array.from({ length: units.length + 1 }, () => []);
   for (const [id, position] of last) if (position >= 0) ending[position].push(id);
   for (const [id, position] of last) if (position < 0) context.drop(id);
-  /** Stores whose value the product before them writes into the view. */
-  const directStores = new Set<number>();
+  /** The only instruction that reads a product, where it is the next one. */
+  const onlyReader = (position: number): Instruction | null => {
+    const [{ results }] = units[position].members;
+    const next = units[position + 1];
+    return next?.shape === null && last.get(results[0]) === position + 1 ? next.members[0] : null;
+  };
+  /** The products from `position` on that are computed in one: each adds to the one before. */
+  const chainAt = (position: number): readonly Instruction[] => {
+    const [first] = units[position].members;
+    const next = onlyReader(position);
+    return next?.op.op === 'dot' &&
+      next.op.acc === first.results[0] &&
+      joins(context, first.op as OpOf<'dot'>, next.op)
+      ? [first, ...chainAt(position + 1)]
+      : [first];
+  };
+  /** Units that were lowered with one before them: what adds to a product, or stores it. */
+  let done = 0;
   units.forEach(({ members, shape }, position) => {
-    context.dying = new Set(ending[position]);
-    if (directStores.has(position)) return;
-    if (shape !== null) lowerGroup(context, shape, members, (id) => last.get(id) !== position);
-    else if (members[0].op.op === 'dot') {
-      const [{ op, results }] = members;
-      const next = units[position + 1]?.members[0].op;
-      const isLast = last.get(results[0]) === position + 1;
-      const store = next?.op === 'store' && next.value === results[0] && isLast ? next : null;
-      if (lowerDot(context, op as OpOf<'dot'>, results[0], store)) directStores.add(position + 1);
-    } else
-      for (const { op, results } of members)
-        (LOWER[op.op] as (c: Context, op: Op, r: readonly ValueId[], p: Program) => void)(
-          context,
-          op,
-          results,
-          program,
-        );
+    if (position >= done) {
+      done = position + 1;
+      const isDot = shape === null && members[0].op.op === 'dot';
+      const chain = isDot ? chainAt(position) : [];
+      const end = position + Math.max(1, chain.length) - 1;
+      context.dying = new Set(ending.slice(position, end + 1).flat());
+      if (shape !== null) lowerGroup(context, shape, members, (id) => last.get(id) !== position);
+      else if (isDot) {
+        const [result] = chain[chain.length - 1].results;
+        const reader = onlyReader(end)?.op;
+        const store = reader?.op === 'store' && reader.value === result ? reader : null;
+        const products = chain.map(({ op }) => op as OpOf<'dot'>);
+        done = end + (lowerDot(context, products, result, store) ? 2 : 1);
+      } else
+        for (const { op, results } of members)
+          (LOWER[op.op] as (c: Context, op: Op, r: readonly ValueId[], p: Program) => void)(
+            context,
+            op,
+            results,
+            program,
+          );
+    }
     for (const id of ending[position]) context.drop(id);
   });
   end();

@@ -226,7 +226,14 @@ export function storeFrom(context: Context, block: Block, tile: Stored): void {
 export function lowerLoad(context: Context, op: OpOf<'load'>, result: ValueId): void {
   const { shape, dtype } = context.type(result);
   const block = locateOp(context, op, shape);
-  const value: Viewed = { at: 'viewed', block, fill: op.fill, dtype, axes: viewedAxes(shape, shape) };
+  const value: Viewed = {
+    at: 'viewed',
+    block,
+    fill: op.fill,
+    dtype,
+    axes: viewedAxes(shape, shape),
+    unpacking: [],
+  };
   if (context.deferred.has(result)) {
     context.define(result, value);
     return;

@@ -322,7 +322,7 @@ export function lowerGroup(
         const { dtype } = context.type(member.results[0]);
         loadInto(
           context,
-          { at: 'viewed', block, fill: member.op.fill, dtype, axes: viewedAxes(shape, shape) },
+          { at: 'viewed', block, fill: member.op.fill, dtype, axes: viewedAxes(shape, shape), unpacking: [] },
           tile,
         );
         return { id: member.results[0], tile };

@@ -1,12 +1,13 @@
 /** Operands of `dot`: read where they lie as far as that is fast; else b is packed into panels, and a into padded rows. */
 import type { Op } from '../../tile/ir.ts';
 import type { Arithmetic } from './arithmetic.ts';
-import type { IntReg, LoopTarget, MemoryType } from './ir.ts';
+import type { IntReg, LoopTarget, MemoryType, VecReg } from './ir.ts';
+import { emitMap } from './map.ts';
 import { loadInto } from './memory.ts';
 import { packPairs, pairedAlongRows, pairedRows, pairPanels } from './pairs.ts';
 import type { Source } from './panels.ts';
 import { packPanels, packPanelsTransposed } from './panels.ts';
-import type { Context, Stored, Viewed } from './values.ts';
+import type { Context, Stored, Unpacking, Viewed } from './values.ts';
 import { elementBytes, viewedStrides } from './values.ts';
 
 type DotOp = Extract<Op, { op: 'dot' }>;
@@ -24,6 +25,8 @@ export interface Operand {
   readonly k: number;
   /** Of b: the rows lie apart that become pairs when they are read; k is from row to row. */
   readonly apart?: boolean;
+  /** Of b: what becomes of its elements when they are read. */
+  readonly unpacking?: readonly Unpacking[];
 }
 
 /** Rows whose distance this divides fall into few sets of the first-level cache. */
@@ -164,6 +167,17 @@ export function operandB(
     operand: { base: context.pointer(tile), type: 'i32', ...panel },
     owned: tile,
   });
+  /** Rows in scratch, as they are. */
+  const rowsOf = (tile: Stored, axis: number, owned: boolean): Ready => ({
+    operand: {
+      base: context.pointer(tile),
+      type: 'i32',
+      step: 4 * width,
+      k: 4 * tile.strides[axis],
+      apart: paired,
+    },
+    owned: owned ? tile : null,
+  });
   /** Packs a matrix of 32-bit elements, or one of two-byte elements that is not transposed. */
   const pack = (source: Source, tile: Stored) => {
     const to = context.pointer(tile);
@@ -180,17 +194,27 @@ export function operandB(
     const contiguous = strides[1] === bytes;
     // A panel in memory is what packing would make.
     const isPanel = n === width && strides[0] === n * bytes && bytes === 4;
-    if (
-      block.inside === 1 &&
-      !op.transB &&
-      contiguous &&
-      n % lanes === 0 &&
-      (isPanel || m <= FEW * code.target.dotTile.rows)
-    )
+    const { unpacking } = value;
+    const readable = block.inside === 1 && !op.transB && contiguous && n % lanes === 0;
+    // Taking elements out of words costs less than a pass of its own, which writes and reads them once more.
+    if (readable && (isPanel || unpacking.length > 0 || m <= FEW * code.target.dotTile.rows))
       return {
-        operand: { base: block.base, type: block.type, step: width * bytes, k: strides[0], apart: paired },
+        operand: {
+          base: block.base,
+          type: block.type,
+          step: width * bytes,
+          k: strides[0],
+          apart: paired,
+          unpacking,
+        },
         owned: null,
       };
+    if (unpacking.length > 0) {
+      const tile = context.newTile([depth, n]);
+      loadInto(context, value, tile);
+      context.elementwise([depth, n], [tile], tile, ([lanes]) => unpack(context, unpacking, lanes));
+      return rowsOf(tile, 0, true);
+    }
     const tile: Stored = { at: 'scratch', buffer: panels(), strides: [] };
     // Along a row of the transpose, pairs lie as they should.
     const pairsLie = paired && op.transB && depth % 2 === 0;
@@ -220,14 +244,13 @@ export function operandB(
     if (copied) context.reclaim(tile.buffer);
     return packed(out);
   }
-  return {
-    operand: {
-      base: source.base,
-      type: 'i32',
-      step: 4 * width,
-      k: source.strides[op.transB ? 1 : 0],
-      apart: paired,
-    },
-    owned: copied ? tile : null,
-  };
+  return rowsOf(tile, op.transB ? 1 : 0, copied);
+}
+
+/** Lanes of words become elements. */
+export function unpack({ code }: Context, unpacking: readonly Unpacking[], words: VecReg): VecReg {
+  return unpacking.reduce(
+    (lanes, { fn, dtype, bits }) => emitMap(code, fn, [lanes, code.bits(bits)], dtype, bits),
+    words,
+  );
 }

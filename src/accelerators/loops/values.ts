@@ -1,6 +1,6 @@
 /** Where tile values live: scalars in registers, tiles as rows in scratch memory, and who still needs which buffer. */
 import type { DType } from '../../numerics/dtype.ts';
-import type { Kernel, TileType, ValueId, View } from '../../tile/ir.ts';
+import type { Kernel, MapFn, TileType, ValueId, View } from '../../tile/ir.ts';
 import { positiveBytes } from './arithmetic.ts';
 import type { Bounds } from './bounds.ts';
 import { Code } from './code.ts';
@@ -50,6 +50,13 @@ export interface Block {
   readonly inside: IntOperand;
 }
 
+/** A function of an element and a constant, whose bits are given. */
+export interface Unpacking {
+  readonly fn: MapFn;
+  readonly dtype: DType;
+  readonly bits: number;
+}
+
 /** A block that is read where it lies, by products only. */
 export interface Viewed {
   readonly at: 'viewed';
@@ -58,6 +65,8 @@ export interface Viewed {
   readonly dtype: DType;
   /** The block's axis for each of the value's; -1 for unit axes. */
   readonly axes: readonly number[];
+  /** What becomes of every element on its way from memory to the product, in this order. */
+  readonly unpacking: readonly Unpacking[];
 }
 export type Value = Stored | Splat | Integer | Constant;
 

@@ -46,7 +46,7 @@ export function lowerDot(context: Context, elements: Elements, instruction: Inst
   const [a, b] = [operand(dot.a, !dot.transA), operand(dot.b, dot.transB)];
   const type = context.scalarType(result);
   const paired = context.type(dot.a).dtype === 'bf16';
-  const plus = multiplyAdd(code, context.type(dot.a).dtype);
+  const plus = multiplyAdd(code, context.type(dot.a).dtype, context.type(dot.b).dtype);
 
   const pieces = (multiply: (step: Step) => void) => {
     const piece = (from: Expr) => {
@@ -122,17 +122,22 @@ function partner(code: Code, k: Expr, count: Expr): Expr {
 /** x * y + sum; `quads`: x and y are four bytes each. */
 type MultiplyAdd = (x: Expr, y: Expr, sum: Expr) => Expr;
 
-function multiplyAdd(code: Code, operand: DType): MultiplyAdd {
-  if (isFloat(operand)) return (x, y, sum) => op('f32', 'fma', x, y, sum);
+function multiplyAdd(code: Code, a: DType, b: DType): MultiplyAdd {
+  if (isFloat(a)) return (x, y, sum) => op('f32', 'fma', x, y, sum);
   const bytes: MultiplyAdd = (x, y, sum) => op('i32', 'add', op('i32', 'mul', x, y), sum);
-  if (operand !== 'i32') return bytes;
-  const byte = (word: Expr, place: number) => {
-    const top = place === 3 ? word : op('i32', 'shl', word, constant('u32', 24 - 8 * place));
-    return op('i32', 'shr', top, constant('u32', 24));
+  if (a !== 'i32') return bytes;
+  const byte = (type: 'i32' | 'u32', word: Expr, place: number) => {
+    const top = place === 3 ? word : op(type, 'shl', word, constant('u32', 24 - 8 * place));
+    const value = op(type, 'shr', top, constant('u32', 24));
+    return type === 'i32' ? value : op('i32', 'convert', value);
   };
+  const right = b === 'u32' ? 'u32' : 'i32';
   return (x, y, sum) => {
     const [u, v] = [code.let(x), code.let(y)];
-    return [0, 1, 2, 3].reduce((total, place) => bytes(byte(u, place), byte(v, place), total), sum);
+    return [0, 1, 2, 3].reduce(
+      (total, place) => bytes(byte('i32', u, place), byte(right, v, place), total),
+      sum,
+    );
   };
 }
 
