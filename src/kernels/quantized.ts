@@ -8,7 +8,7 @@
  * a word holds two quads of a group: as the low halves of its bytes one of the group's first half, as the high halves
  * the one at the same place of its second half. 4-bit values are held as q + 8.
  */
-import type { KernelBuilder, Operand, Tile } from '../tile/builder.ts';
+import type { KernelBuilder, Tile } from '../tile/builder.ts';
 import { buildKernel, ceilDiv } from '../tile/builder.ts';
 import type { Kernel } from '../tile/ir.ts';
 import type { Storage } from './common.ts';
@@ -170,13 +170,13 @@ function rightOperand(k: KernelBuilder, { type, k: depth }: Product, n: number, 
   };
 }
 
-/** Rows from `row` on times a panel, [block, width]; zeros where `hi` is 0, not the number of groups. */
+/** Rows from `row` on times a panel, [block, width]. */
 function panelProduct(
   k: KernelBuilder,
   { type, k: depth }: Product,
   left: ReturnType<typeof leftOperand>,
   right: ReturnType<typeof rightOperand>,
-  { row, panel, hi }: { readonly row: Tile; readonly panel: Tile; readonly hi: Operand },
+  { row, panel }: { readonly row: Tile; readonly panel: Tile },
 ): Tile {
   const { group, groups } = quantizedShape(type, depth);
   const { quads: halves } = QUANTIZED_TYPES[type];
@@ -198,7 +198,7 @@ function panelProduct(
   };
   const atOnce = Math.min(groups, Math.max(1, ROUND / group));
   const [sum] = k.loop(
-    { hi, step: atOnce, kind: 'pipelined' },
+    { hi: groups, step: atOnce, kind: 'pipelined' },
     [k.zeros([rows, width])] as const,
     (first, [before]) => {
       let acc = before;
@@ -221,7 +221,7 @@ function panelProduct(
  */
 export const quantizedMatmul: (options: QuantizedMatmulOptions) => Kernel = memoized(
   (o: QuantizedMatmulOptions): Kernel => {
-    const { type, m, n, k: depth, cType = 'f32', epilogue } = o;
+    const { m, n, cType = 'f32', epilogue } = o;
     const suffix = epilogue === undefined ? '' : `_${epilogue.key}`;
     return buildKernel(`matmul_${describe(o, `${n}`)}_${cType}${suffix}`, (k) => {
       const left = leftOperand(k, o);
@@ -235,8 +235,7 @@ export const quantizedMatmul: (options: QuantizedMatmulOptions) => Kernel = memo
       const { width, panels } = right;
       k.grid(panels, ceilDiv(m, block));
       const [panel, row] = [k.programId(0), k.programId(1).mul(block)];
-      const hi = quantizedShape(type, depth).groups;
-      const sum = panelProduct(k, o, left, right, { row, panel, hi });
+      const sum = panelProduct(k, o, left, right, { row, panel });
       const column = panel.mul(width);
       const tiles = extras.map(({ view, tall, wide }) =>
         loadF32(k, view, [tall ? row : 0, wide ? column : 0], [tall ? block : 1, wide ? width : 1]),
@@ -252,8 +251,7 @@ export const quantizedMatmul: (options: QuantizedMatmulOptions) => Kernel = memo
  */
 export const quantizedMatmuls: (options: QuantizedMatmulsOptions) => Kernel = memoized(
   (o: QuantizedMatmulsOptions): Kernel => {
-    const { type, m, k: depth, columns } = o;
-    const { groups } = quantizedShape(type, depth);
+    const { m, columns } = o;
     return buildKernel(`matmul_${describe(o, columns.join('+'))}`, (k) => {
       const left = leftOperand(k, o);
       const rights = columns.map((n, index) => rightOperand(k, o, n, `${index}`));
@@ -264,13 +262,22 @@ export const quantizedMatmuls: (options: QuantizedMatmulsOptions) => Kernel = me
         ceilDiv(m, block),
       );
       const row = k.programId(1).mul(block);
-      // A program has a panel of one matrix; it has no groups of the others, and what it stores there is outside.
       let first = 0;
       rights.forEach((right, index) => {
-        const panel = k.programId(0).sub(first);
-        const hi = panel.ge(0).and(panel.lt(right.panels)).select(k.constant(groups, 'i32'), 0);
-        const sum = panelProduct(k, o, left, right, { row, panel, hi });
-        k.store(results[index], [row, panel.mul(right.width)], sum);
+        const place = k.programId(0).sub(first);
+        const last = right.panels - 1;
+        // A program has a panel of one matrix: of the others it takes none.
+        const count = place.ge(0).and(place.le(last)).select(k.constant(1, 'i32'), 0);
+        k.loop({ hi: count }, [] as const, () => {
+          // What is the same here lets a device know that the panel is inside.
+          const panel = place.max(0).min(last);
+          k.store(
+            results[index],
+            [row, panel.mul(right.width)],
+            panelProduct(k, o, left, right, { row, panel }),
+          );
+          return undefined;
+        });
         first += right.panels;
       });
     });
