@@ -1,13 +1,7 @@
 /** Products with a model's matrices and look-ups in them, in whatever form they are held. */
 import { panelsOf } from '../kernels/panels.ts';
 import type { QuantizedType } from '../kernels/quantized.ts';
-import {
-  QUANTIZED_TYPES,
-  quantizedEmbedding,
-  quantizedMatmul,
-  quantizedShape,
-} from '../kernels/quantized.ts';
-import { quantizeRows } from '../kernels/quantized-rows.ts';
+import { QUANTIZED_TYPES, quantizedEmbedding, quantizedShape } from '../kernels/quantized.ts';
 import type { DType } from '../numerics/dtype.ts';
 import type { Graph, Tensor } from '../tensor/graph.ts';
 
@@ -31,13 +25,6 @@ function typeOf(words: Tensor, rows: number): QuantizedType {
   return found;
 }
 
-/** quads, scales and sums of x's rows, in groups of `group`. */
-function quantized(g: Graph, x: Tensor, group: number): readonly Tensor[] {
-  const [rows, columns] = x.shape;
-  const kernel = quantizeRows({ rows, columns, group, xType: x.dtype === 'bf16' ? 'bf16' : 'f32' });
-  return g.custom(kernel, [g.reshape(x, [rows, columns / group, group / 4, 4])]);
-}
-
 /** input · the matrix `name`, which has `columns` columns. */
 export function multiply(
   g: Graph,
@@ -49,13 +36,10 @@ export function multiply(
   const weight = tensors.get(name)!;
   const scales = tensors.get(scalesOf(name));
   if (scales !== undefined) {
-    const [m, k] = input.shape;
+    const [, k] = input.shape;
     const type = typeOf(weight, k);
-    const { group, groups } = quantizedShape(type, k);
-    const [quads, rowScales, sums] = quantized(g, input, group);
-    const kernel = quantizedMatmul({ type, m, n: columns, k });
-    const rows = [g.reshape(quads, [m, k / 4]), g.reshape(rowScales, [m, groups])];
-    return g.custom(kernel, [...rows, ...(type === 'int4' ? [sums] : []), weight, scales])[0];
+    const rows = g.quantizeRows(input, quantizedShape(type, k).group);
+    return g.quantizedMatmul(rows, { words: weight, scales }, { type, columns });
   }
   const x = g.cast(input, activations);
   return weight.shape.length === 3 ? g.matmul(x, weight, { columns }) : g.matmul(x, weight);

@@ -2,11 +2,14 @@
 import type { Storage } from '../kernels/common.ts';
 import { rmsNorm } from '../kernels/norm.ts';
 import { normedRope, queryKeyValue } from '../kernels/qknorm.ts';
+import { quantizedMatmuls } from '../kernels/quantized.ts';
+import { quantizeNormedRows } from '../kernels/quantized-rows.ts';
 import type { Kernel } from '../tile/ir.ts';
 import { normOptions } from './emit.ts';
 import type { Node } from './primitives.ts';
-import { is } from './primitives.ts';
+import { is, isLeaf } from './primitives.ts';
 import type { Tensor } from './tensor.ts';
+import { memoryOf } from './tensor.ts';
 import type { Uses } from './uses.ts';
 import { plain } from './uses.ts';
 
@@ -25,6 +28,7 @@ const storage = (tensor: Tensor) => tensor.dtype as Storage;
 /** A kernel at the place of `node` for it and nodes before it whose results nothing else needs by then; null where there is none. */
 export function combine(node: Node, uses: Uses): Combination | null {
   if (is(node, 'cast')) return roundedNorm(node, uses);
+  if (is(node, 'quantizeRows')) return quantizedNorm(node, uses);
   if (is(node, 'cacheWrite')) return cachedHeads(node, uses);
   if (!is(node, 'rope')) return null;
   const rotation = normedRotation(node, uses, node.id);
@@ -53,6 +57,61 @@ function roundedNorm(node: Node<'cast'>, uses: Uses): Combination | null {
     absorbed: [norm],
   };
 }
+
+/** A norm whose result is quantized. */
+function quantizedNorm(node: Node<'quantizeRows'>, uses: Uses): Combination | null {
+  const norm = onlyFor(node, node.inputs[0], uses);
+  if (norm === null || !is(norm, 'rmsNorm') || !uses.movable(norm, node.id)) return null;
+  const [x, weight] = norm.inputs;
+  const options = normOptions(x, weight, norm.attributes.eps);
+  // A norm of parts of a row, or rounded, is something else.
+  if (norm.attributes.type !== 'f32' || options.rows !== x.shape[0]) return null;
+  return {
+    kernel: quantizeNormedRows({ ...options, group: node.attributes.group }),
+    operands: [x, weight].map(plain),
+    outputs: node.outputs,
+    absorbed: [norm],
+  };
+}
+
+/** Matrices of one kernel: devices limit how many memory blocks a kernel may be bound to. */
+const MOST_MATRICES = 3;
+
+/** Products that take the same quantized rows with different matrices: one kernel, at the place of `first`. */
+export function productsOfRows(nodes: readonly Node[]): readonly (Combination & { readonly first: Node })[] {
+  const sets = new Map<Tensor, Node<'quantizedMatmul'>[][]>();
+  for (const node of nodes) {
+    if (!is(node, 'quantizedMatmul')) continue;
+    // Matrices from outside are there at any place.
+    if (!node.inputs.slice(3).every((input) => isLeaf(memoryOf(input).node))) continue;
+    const [rows] = node.inputs.map(plain);
+    const known = sets.get(rows) ?? [];
+    sets.set(rows, known);
+    const last = known.at(-1);
+    const joins = last !== undefined && last.length < MOST_MATRICES && sameRows(node, last[0]);
+    if (joins) last.push(node);
+    else known.push([node]);
+  }
+  return [...sets.values()].flat().flatMap((set) => {
+    const [first, ...others] = set;
+    if (others.length === 0) return [];
+    const { type } = first.attributes;
+    const [m, across] = first.inputs[0].shape;
+    const rows = first.inputs.slice(0, type === 'int4' ? 3 : 2);
+    const columns = set.map(({ attributes }) => attributes.columns);
+    return {
+      first,
+      kernel: quantizedMatmuls({ type, m, k: 4 * across, columns }),
+      operands: [...rows, ...set.flatMap(({ inputs }) => inputs.slice(3))].map(plain),
+      outputs: set.flatMap(({ outputs }) => outputs),
+      absorbed: others,
+    };
+  });
+}
+
+const sameRows = (a: Node<'quantizedMatmul'>, b: Node<'quantizedMatmul'>) =>
+  a.attributes.type === b.attributes.type &&
+  [0, 1, 2].every((index) => plain(a.inputs[index]) === plain(b.inputs[index]));
 
 /** A rotation of what was normalised a head at a time, to be computed at place `later`. */
 function normedRotation(node: Node<'rope'>, uses: Uses, later: number) {

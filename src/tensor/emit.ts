@@ -12,6 +12,7 @@ import { crossEntropy, crossEntropyBackward } from '../kernels/crossentropy.ts';
 import { embedding, embeddingBackward } from '../kernels/embedding.ts';
 import { cacheWrite } from '../kernels/kvcache.ts';
 import { NORM_PARTIAL_ROWS, rmsNorm, rmsNormBackward, rmsNormWeightPartial } from '../kernels/norm.ts';
+import { quantizeRows } from '../kernels/quantized-rows.ts';
 import { rope } from '../kernels/rope.ts';
 import { transpose } from '../kernels/transpose.ts';
 import { ceilDiv } from '../tile/builder.ts';
@@ -90,12 +91,17 @@ export const EMIT: { readonly [P in Primitive]: Emit<P> | Elsewhere } = {
   broadcast: 'expression',
   reduce: 'expression',
   matmul: 'expression',
+  quantizedMatmul: 'expression',
   assign: 'expression',
 
   pad: ({ inputs: [x], outputs, attributes }) =>
     one(padKernel(x.type, attributes.before, attributes.after), [x, ...outputs]),
   transpose: ({ inputs: [x], outputs }) =>
     one(transpose({ rows: x.shape[0], columns: x.shape[1], type: storage(x) }), [x, ...outputs]),
+  quantizeRows: ({ inputs: [x], outputs, attributes: { group } }) => {
+    const [rows, columns] = x.shape;
+    return one(quantizeRows({ rows, columns, group, xType: storage(x) }), [x, ...outputs]);
+  },
   embedding: ({ inputs: [table, ids], outputs: [x] }) => {
     const [first, columns, panel] = table.shape;
     const options = {

@@ -1,5 +1,6 @@
-/** What the matmul kernel can do to its product before storing it. */
+/** What kernels can compute on the way: of a product before it is stored, of rows before they are quantized. */
 import type { Expression } from './expression.ts';
+import { sameShape } from './types.ts';
 
 export type Kind = 'full' | 'row' | 'column';
 
@@ -11,9 +12,10 @@ export function epilogueKind(shape: readonly number[], [m, n]: readonly number[]
   return rows === m && columns === 1 ? 'column' : null;
 }
 
+const stored = (dtype: string) => dtype === 'f32' || dtype === 'bf16';
+
 /** Whether a matmul's kernel can end in this expression, whose input 0 is the product. */
 export function fitsEpilogue(expression: Expression): boolean {
-  const stored = (dtype: string) => dtype === 'f32' || dtype === 'bf16';
   return (
     expression.outputs.length === 1 &&
     stored(expression.outputTypes[0]) &&
@@ -21,5 +23,13 @@ export function fitsEpilogue(expression: Expression): boolean {
     expression.inputs.every(
       (input) => stored(input.dtype) && epilogueKind(input.shape, expression.shape) !== null,
     )
+  );
+}
+
+/** Whether what this expression computes can be quantized as it comes, a row at a time. */
+export function fitsPrologue(expression: Expression): boolean {
+  const { inputs, shape } = expression;
+  return (
+    fitsEpilogue(expression) && inputs.length > 0 && inputs.every((input) => sameShape(input.shape, shape))
   );
 }

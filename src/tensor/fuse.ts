@@ -4,8 +4,9 @@
  */
 
 import type { Kernel } from '../tile/ir.ts';
-import { combine } from './combine.ts';
-import { fitsEpilogue } from './epilogue.ts';
+import type { Combination } from './combine.ts';
+import { combine, productsOfRows } from './combine.ts';
+import { fitsEpilogue, fitsPrologue } from './epilogue.ts';
 import type { Expression, ExpressionStep } from './expression.ts';
 import type { Group } from './groups.ts';
 import { Groups, lastOf } from './groups.ts';
@@ -16,7 +17,7 @@ import type { Tensor } from './tensor.ts';
 import { leafOf, memoryOf } from './tensor.ts';
 import type { TensorType } from './types.ts';
 import { sameShape } from './types.ts';
-import { isInlined, isPointwise, isView, plain, Uses } from './uses.ts';
+import { isInlined, isPointwise, isProduct, isView, plain, Uses } from './uses.ts';
 
 export interface Step {
   readonly kind: 'pointwise' | 'reduce' | 'matmul' | 'kernel';
@@ -28,7 +29,7 @@ export interface Step {
   readonly operands: readonly Tensor[];
   /** The kernel of several nodes at once, whose views are the operands and outputs; else null. */
   readonly combined: Kernel | null;
-  /** Elementwise part: of a matmul, its input 0 is the product. */
+  /** Elementwise part: of a matmul, its input 0 is the product; of a kernel, it computes what that takes. */
   readonly expression: Expression | null;
   /** Fill the expression's inputs (a matmul's after input 0). */
   readonly inputs: readonly Tensor[];
@@ -55,7 +56,7 @@ export function fuse(nodes: readonly Node[], outputs: readonly Tensor[], enabled
 
   if (enabled) {
     for (const node of uses.live) {
-      if (!is(node, 'reduce')) continue;
+      if (!is(node, 'reduce') && !is(node, 'quantizeRows')) continue;
       const x = plain(node.inputs[0]);
       const group = groups.of(x.node);
       if (group === undefined || taken.has(group)) continue;
@@ -67,22 +68,25 @@ export function fuse(nodes: readonly Node[], outputs: readonly Tensor[], enabled
         uses.of(x).every((use) => use.node === node && use.direct);
       if (!alone || !group.members.every((member) => uses.movable(member, node.id))) continue;
       const built = express(group, group.shape, [x]);
-      if (!reducible(built.expression, node.attributes.axis)) continue;
+      const fits = is(node, 'reduce')
+        ? reducible(built.expression, node.attributes.axis)
+        : fitsPrologue(built.expression);
+      if (!fits) continue;
       taken.add(group);
       absorbed.add(node);
       steps.push({
-        kind: 'reduce',
+        kind: is(node, 'reduce') ? 'reduce' : 'kernel',
         position: node.id,
         anchor: node,
         operands: [],
         combined: null,
         ...built,
         outputs: node.outputs,
-        parts: [...built.parts, node.attributes.fn],
+        parts: is(node, 'reduce') ? [...built.parts, node.attributes.fn] : built.parts,
       });
     }
     for (const node of [...uses.live].reverse()) {
-      if (!is(node, 'matmul')) continue;
+      if (!isProduct(node)) continue;
       const [product] = node.outputs;
       const users = uses.of(product);
       const group = users.length === 0 ? undefined : groups.of(users[0].node);
@@ -106,6 +110,12 @@ export function fuse(nodes: readonly Node[], outputs: readonly Tensor[], enabled
         outputs: written,
       });
     }
+    for (const { first, kernel, operands, outputs, absorbed: others } of productsOfRows(
+      uses.live.filter((node) => !absorbed.has(node)),
+    )) {
+      for (const part of [first, ...others]) absorbed.add(part);
+      steps.push(combinedStep(first, { kernel, operands, outputs }));
+    }
     for (const node of [...uses.live].reverse()) {
       if (absorbed.has(node)) continue;
       const group = groups.of(node);
@@ -114,17 +124,7 @@ export function fuse(nodes: readonly Node[], outputs: readonly Tensor[], enabled
       if (combination === null) continue;
       if (group !== undefined) taken.add(group);
       for (const part of [node, ...combination.absorbed]) absorbed.add(part);
-      steps.push({
-        kind: 'kernel',
-        position: node.id,
-        anchor: node,
-        operands: combination.operands,
-        combined: combination.kernel,
-        expression: null,
-        inputs: [],
-        outputs: combination.outputs,
-        parts: [],
-      });
+      steps.push(combinedStep(node, combination));
     }
   }
 
@@ -156,7 +156,7 @@ export function fuse(nodes: readonly Node[], outputs: readonly Tensor[], enabled
       });
     } else if (!is(node, 'assign')) {
       steps.push({
-        kind: is(node, 'matmul') ? 'matmul' : 'kernel',
+        kind: isProduct(node) ? 'matmul' : 'kernel',
         position: node.id,
         anchor: node,
         operands: node.inputs.map(plain),
@@ -194,6 +194,24 @@ function early(steps: readonly Step[]): Step[] {
     for (const output of step.outputs) ready.set(output, position);
     return { ...step, position };
   });
+}
+
+/** A kernel at the place of `node` for it and others. */
+function combinedStep(
+  node: Node,
+  { kernel, operands, outputs }: Pick<Combination, 'kernel' | 'operands' | 'outputs'>,
+): Step {
+  return {
+    kind: 'kernel',
+    position: node.id,
+    anchor: node,
+    operands,
+    combined: kernel,
+    expression: null,
+    inputs: [],
+    outputs,
+    parts: [],
+  };
 }
 
 function pointwise(

@@ -26,6 +26,7 @@ function notDifferentiable(why: string): (graph: Graph, node: AnyNode) => never 
 
 const NONE = (_: Graph, node: AnyNode) => node.inputs.map(() => null);
 const NO_SECOND = notDifferentiable('gradients of gradients are not supported');
+const ROUNDED = notDifferentiable('integers are for inference');
 const IN_PLACE = notDifferentiable('it overwrites memory; take gradients of the values before');
 
 /** Cotangents of the arguments, given the function's arguments, result and cotangent. */
@@ -182,6 +183,8 @@ export const GRADIENTS: { readonly [P in Primitive]: GradientRule<P> } = {
     return g.apply('rmsNormGrad', { eps }, [...node.inputs, dy]).map((part) => g.cast(part, 'f32'));
   }),
   rmsNormGrad: NO_SECOND,
+  quantizeRows: ROUNDED,
+  quantizedMatmul: ROUNDED,
   rope: single((g, node, dy) => {
     const attributes = { ...node.attributes, inverse: !node.attributes.inverse };
     return [g.apply('rope', attributes, [dy, ...node.inputs.slice(1)])[0], null, null, null];

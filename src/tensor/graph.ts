@@ -4,6 +4,7 @@
  * they were recorded, and return the new version of the state; the old version cannot be used after that.
  */
 
+import type { QuantizedType } from '../kernels/quantized.ts';
 import { ropeTable } from '../kernels/rope.ts';
 import type { DType } from '../numerics/dtype.ts';
 import { broadcastShapes } from '../tile/builder.ts';
@@ -32,6 +33,13 @@ export interface SequencePlace {
   readonly start?: Tensor;
   /** How many of the sequence's rows count; the rest is padding. */
   readonly lengths?: Tensor;
+}
+
+/** Rows of 8-bit integers in groups, see `Graph.quantizeRows`. */
+export interface QuantizedRows {
+  readonly quads: Tensor;
+  readonly scales: Tensor;
+  readonly sums: Tensor;
 }
 
 export class Graph {
@@ -291,6 +299,22 @@ export class Graph {
   ): Tensor {
     const { transA = false, transB = false, columns = null } = options;
     return this.apply('matmul', { transA, transB, columns }, [a, b])[0];
+  }
+  /**
+   * Rows of x [T, K], f32 or bf16, in groups of 8-bit integers (`kernels/quantized-rows.ts`), for products with quantized
+   * matrices.
+   */
+  quantizeRows(x: Tensor, group: number): QuantizedRows {
+    const [quads, scales, sums] = this.apply('quantizeRows', { group }, [x]);
+    return { quads, scales, sums };
+  }
+  /** Rows times a quantized matrix of `columns` columns (`kernels/quantized.ts`), f32 [T, columns]. */
+  quantizedMatmul(
+    rows: QuantizedRows,
+    { words, scales }: { readonly words: Tensor; readonly scales: Tensor },
+    options: { readonly type: QuantizedType; readonly columns: number },
+  ): Tensor {
+    return this.apply('quantizedMatmul', options, [rows.quads, rows.scales, rows.sums, words, scales])[0];
   }
   /** Rows `ids` (i32 [T]) of `table` [V, D]: [T, D] of the table's type. Also selects rows of activations. */
   embedding(table: Tensor, ids: Tensor): Tensor {

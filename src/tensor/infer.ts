@@ -1,6 +1,7 @@
 /** Shapes and element types of every primitive's results, and the checks of its arguments. */
 
 import { panelsOf } from '../kernels/panels.ts';
+import { quantizedShape } from '../kernels/quantized.ts';
 import type { DType } from '../numerics/dtype.ts';
 import { elementCount, MAP_ARITY } from '../tile/ir.ts';
 import { COMPARISONS, castable, MAP_TYPES } from '../tile/verify.ts';
@@ -148,6 +149,33 @@ export const INFER: { readonly [P in Primitive]: Infer<P> } = {
         `inner sizes of a matrix product differ: ${k} of ${typeText(a)}${transA ? ' transposed' : ''} and ${k2} of ${typeText(b)}${transB ? ' transposed' : ''}`,
     );
     return [{ dtype: 'f32', shape: [m, n] }];
+  },
+  quantizeRows: ({ group }, [x]) => {
+    expectRank(x, 2, 'what is quantized');
+    expectDType(x, STORED, 'what is quantized');
+    const [rows, columns] = x.shape;
+    expect(
+      positive(group / 4) && columns % group === 0,
+      () =>
+        `${typeText(x)} cannot be quantized in groups of ${group}; that must be a multiple of 4 and divide it`,
+    );
+    return [
+      { dtype: 'i32', shape: [rows, columns / 4] },
+      { dtype: 'f32', shape: [rows, columns / group] },
+      { dtype: 'i32', shape: [rows, columns / group] },
+    ];
+  },
+  quantizedMatmul: ({ type, columns }, [quads, rowScales, sums, words, scales]) => {
+    expectRank(quads, 2, 'quantized rows');
+    expectDType(quads, ['i32'], 'quantized rows');
+    const [rows, across] = quads.shape;
+    const { groups, words: height } = quantizedShape(type, 4 * across);
+    const { width, count } = panelsOf(columns);
+    expectSame(rowScales, { dtype: 'f32', shape: [rows, groups] }, 'the scales of rows');
+    expectSame(sums, { dtype: 'i32', shape: [rows, groups] }, 'the sums of rows');
+    expectSame(words, { dtype: 'i32', shape: [count, height, width] }, `a matrix in ${type}`);
+    expectSame(scales, { dtype: 'bf16', shape: [count, groups, width] }, 'the scales of a matrix');
+    return [{ dtype: 'f32', shape: [rows, columns] }];
   },
   embedding: (_, [table, ids]) => {
     if (table.shape.length !== 3) expectRank(table, 2, 'an embedding table');

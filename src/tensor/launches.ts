@@ -2,7 +2,10 @@
 import type { Storage } from '../kernels/common.ts';
 import type { Epilogue, Schedule } from '../kernels/matmul.ts';
 import { matmul } from '../kernels/matmul.ts';
+import { quantizedMatmul } from '../kernels/quantized.ts';
+import { quantizeRows } from '../kernels/quantized-rows.ts';
 import { hash32 } from '../numerics/hash.ts';
+import type { KernelBuilder, Tile } from '../tile/builder.ts';
 import type { KernelCall } from './emit.ts';
 import { EMIT } from './emit.ts';
 import type { Kind } from './epilogue.ts';
@@ -55,6 +58,36 @@ function matmulCall(step: Step, node: Node<'matmul'>, schedule: Schedule): Kerne
   return { kernel, operands: [...step.operands, ...step.inputs, c] };
 }
 
+function quantizedMatmulCall(step: Step, node: Node<'quantizedMatmul'>): KernelCall {
+  const { type, columns } = node.attributes;
+  const [quads, scales, sums, ...matrix] = step.operands;
+  const { expression } = step;
+  const [c] = step.outputs;
+  const kernel = quantizedMatmul({
+    type,
+    m: quads.shape[0],
+    n: columns,
+    k: 4 * quads.shape[1],
+    cType: c.dtype as Storage,
+    ...(expression === null ? {} : { epilogue: epilogueOf(step, expression) }),
+  });
+  const rows = [quads, scales, ...(type === 'int4' ? [sums] : [])];
+  return { kernel, operands: [...rows, ...matrix, ...step.inputs, c] };
+}
+
+/** Rows quantized as an expression computes them. */
+function quantizeRowsCall(step: Step, node: Node<'quantizeRows'>, expression: Expression): KernelCall {
+  const [rows, columns] = expression.shape;
+  const prologue = {
+    key: nameOf(step.parts, expression),
+    inputs: expression.inputs.map(({ dtype }, index) => ({ name: `in${index}`, dtype: dtype as Storage })),
+    apply: (inputs: readonly Tile[], k: KernelBuilder) =>
+      evaluate(k, expression, inputs, [], inputs[0].shape)[0].cast('f32'),
+  };
+  const kernel = quantizeRows({ rows, columns, group: node.attributes.group, prologue });
+  return { kernel, operands: [...step.inputs, ...step.outputs] };
+}
+
 /** The kernels that carry out a step. `used` says which tensors anybody reads, `schedule` how the device likes them cut. */
 export function callsOf(
   step: Step,
@@ -74,6 +107,8 @@ export function callsOf(
     return [{ kernel: reductionKernel(nameOf(step.parts, it), it, fn, axis), operands }];
   }
   if (is(anchor, 'matmul')) return [matmulCall(step, anchor, schedule)];
+  if (is(anchor, 'quantizedMatmul')) return [quantizedMatmulCall(step, anchor)];
+  if (is(anchor, 'quantizeRows') && expression !== null) return [quantizeRowsCall(step, anchor, expression)];
   const rule = EMIT[anchor.primitive];
   if (typeof rule === 'string') throw new Error(`no kernel is made for '${anchor.primitive}' on its own`);
   return (rule as (node: Node<Primitive>, used: (tensor: Tensor) => boolean) => readonly KernelCall[])(
@@ -92,6 +127,10 @@ export function flopsOf(step: Step): number {
   if (is(anchor, 'matmul')) {
     const [a] = anchor.inputs;
     return 2 * count(anchor.outputs[0].shape) * a.shape[anchor.attributes.transA ? 0 : 1] + elementwise;
+  }
+  if (is(anchor, 'quantizedMatmul')) {
+    const [quads] = anchor.inputs;
+    return step.outputs.reduce((sum, c) => sum + 2 * count(c.shape) * 4 * quads.shape[1], elementwise);
   }
   if (is(anchor, 'attention') || is(anchor, 'attentionGrad')) {
     // Half of the scores are masked; forward has two products, backward seven in two kernels.

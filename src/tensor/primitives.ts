@@ -2,6 +2,7 @@
  * The primitives of the graph and their attributes. Every table of this folder (types, gradients, kernels, reference
  * values in the tests) has one entry for each of them, so a new primitive does not compile until all are written.
  */
+import type { QuantizedType } from '../kernels/quantized.ts';
 import type { DType } from '../numerics/dtype.ts';
 import type { Kernel, MapFn, ReduceFn } from '../tile/ir.ts';
 import type { Graph } from './graph.ts';
@@ -73,6 +74,10 @@ export interface Attributes {
     /** b is in panels (`kernels/panels.ts`), [panels, k, width], of a matrix of so many columns; null: it is a matrix. */
     readonly columns: number | null;
   };
+  /** x [T, K] in groups of 8-bit integers: quads i32 [T, K / 4], scales f32 and sums i32 [T, K / group]. */
+  readonly quantizeRows: { readonly group: number };
+  /** (quads, scales, sums of rows, words, scales of a matrix of so many columns in panels) to f32 [T, columns]. */
+  readonly quantizedMatmul: { readonly type: QuantizedType; readonly columns: number };
   /** (table [V, D], or the panels of its transpose; ids i32 [T]) to [T, D]; an id outside the table gives zeros. */
   readonly embedding: Record<never, never>;
   /** (cotangent [T, D], ids [T]) to [vocabulary, D], tokens in ascending order. */

@@ -31,6 +31,11 @@ export function isPointwise(node: Node): boolean {
   return is(node, 'map') || is(node, 'cast');
 }
 
+/** Products of matrices, which may end in elementwise work. */
+export function isProduct(node: Node): boolean {
+  return is(node, 'matmul') || is(node, 'quantizedMatmul');
+}
+
 /** Nodes whose kernel is made from an expression, into which inlined nodes go. */
 function takesExpression(node: Node): boolean {
   return isPointwise(node) || is(node, 'assign') || is(node, 'reduce');

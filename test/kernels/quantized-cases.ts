@@ -91,7 +91,8 @@ function wordsOf(type: QuantizedType, values: readonly number[]): number[] {
   );
 }
 
-function rowsOf(x: readonly number[], group: number) {
+/** Rows as `quantizeRows` makes them. */
+export function rowsOf(x: readonly number[], group: number) {
   const list = groupsOf(x, group, rowGroup);
   return {
     list,

@@ -1,7 +1,11 @@
 /** One graph or more for every primitive: forward values and gradients are compared with the reference. */
 
-import type { Graph, Tensor } from '../../src/tensor/index.ts';
+import type { QuantizedType } from '../../src/kernels/quantized.ts';
+import { quantizedTypes } from '../../src/kernels/quantized.ts';
+import type { Tensor } from '../../src/tensor/index.ts';
+import { Graph } from '../../src/tensor/index.ts';
 import type { UnaryFn } from '../../src/tile/ir.ts';
+import { QuantizedGraph } from './quantized.ts';
 
 export interface Case {
   readonly name: string;
@@ -17,6 +21,18 @@ export interface Case {
 
 const UNARY: readonly UnaryFn[] = ['neg', 'abs', 'exp', 'exp2', 'tanh', 'sigmoid', 'sin', 'cos'];
 const POSITIVE: readonly UnaryFn[] = ['sqrt', 'rsqrt', 'log', 'log2'];
+/** A case whose matrices are quantized. */
+function quantized(name: string, type: QuantizedType, build: (q: QuantizedGraph) => readonly Tensor[]): Case {
+  const probe = new QuantizedGraph(new Graph(), type);
+  build(probe);
+  return {
+    name: `${name}, ${type}`,
+    build: (g) => build(new QuantizedGraph(g, type)),
+    inputs: probe.values,
+    gradient: false,
+  };
+}
+
 const p = (g: Graph, name: string, ...shape: number[]) => g.parameter(name, 'f32', shape);
 
 export const CASES: readonly Case[] = [
@@ -247,6 +263,13 @@ export const CASES: readonly Case[] = [
     inputs: { slots: [1, 1, 0, 0], positions: [1, 2, 3, 4], slot: [1, 0], start: [1, 3] },
     gradient: false,
   },
+  ...quantizedTypes.flatMap((type) => [
+    quantized('quantizeRows and quantizedMatmul', type, (q) => {
+      const { quads, scales, sums } = q.rows(p(q.g, 'x', 3, 96));
+      return [quads, scales, sums, q.product(q.g.mul(p(q.g, 'x', 3, 96), 2), 'w', 40)];
+    }),
+    quantized('a layer with quantized matrices', type, (q) => q.layer(p(q.g, 'x', 3, 96))),
+  ]),
   {
     name: 'tokenLogProbability',
     build: (g) => {

@@ -2,9 +2,12 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { openDevice } from '../../src/accelerators/registry.ts';
+import { quantizedTypes } from '../../src/kernels/quantized.ts';
 import type { HostArray, Tensor } from '../../src/tensor/index.ts';
 import { adamwHyper, compile, Graph, gradients, ParameterStore, printGraph } from '../../src/tensor/index.ts';
 import { placeBlocks } from '../../src/tensor/memory.ts';
+import type { TensorType } from '../../src/tensor/types.ts';
+import { QuantizedGraph } from './quantized.ts';
 import { random } from './random.ts';
 import { evaluateGraph, type Values } from './reference.ts';
 import { feedsFor, runGraph } from './suite.ts';
@@ -14,8 +17,8 @@ const names = async (g: Graph, outputs: Record<string, Tensor>) => {
   using store = new ParameterStore(device);
   for (const node of g.nodes)
     if (node.primitive === 'parameter') {
-      const { name, type } = node.attributes as { name: string; type: { shape: readonly number[] } };
-      store.create(name, 'f32', type.shape);
+      const { name, type } = node.attributes as { name: string; type: TensorType };
+      store.create(name, type.dtype, type.shape);
     }
   using program = await compile(g, device, store, { outputs });
   return program.launches.map((launch) => launch.name);
@@ -40,6 +43,74 @@ describe('fusion', () => {
     );
     assert.equal((await names(g, { z })).length, 2);
     assert.equal((await names(g, { z, product })).length, 3, 'an output of its own keeps its memory');
+  });
+  for (const type of quantizedTypes) {
+    it(`makes 8 kernels of a layer with ${type} matrices, with the same bits`, async () => {
+      const g = new Graph();
+      const quantized = new QuantizedGraph(g, type);
+      const outputs = Object.fromEntries(
+        quantized.layer(g.parameter('x', 'f32', [5, 96])).map((y, i) => [`${i}`, y]),
+      );
+      const kernels = await names(g, outputs);
+      assert.deepEqual(
+        kernels.map((name) => name.replace(/_\d+x/u, ' ').replace(/_[0-9a-f]{6,8}$/u, '')),
+        [
+          `quantize_normed_rows 96_32_f32_f32`,
+          `matmul 64+7+40x96_${type}_32`,
+          'quantize_rows 64_64_exp',
+          `matmul 96x64_${type}_64_f32_add`,
+          'quantize_normed_rows 96_32_f32_f32',
+          `matmul 160+160x96_${type}_32`,
+          'quantize_rows 160_32_sigmoid_mul_mul',
+          `matmul 96x160_${type}_32_f32_add`,
+        ],
+      );
+      const feeds = feedsFor(g, { inputs: quantized.values });
+      const [fused, apart] = [
+        await runGraph(device, g, feeds, outputs),
+        await runGraph(device, g, feeds, outputs, { fuse: false }),
+      ];
+      assert.deepEqual(fused, apart);
+    });
+    it(`does not compute products early with ${type} matrices that change in between, or that are computed`, async () => {
+      const g = new Graph();
+      const quantized = new QuantizedGraph(g, type);
+      const rows = quantized.rows(g.parameter('x', 'f32', [2, 96]));
+      const { words, scales } = quantized.matrix('w', 96, 40);
+      const product = (held: Tensor) =>
+        g.quantizedMatmul(rows, { words: held, scales }, { type, columns: 40 });
+      const before = product(words);
+      const computed = product(g.map('xor', words, 5));
+      const after = product(g.assign(words, g.map('xor', words, 3)));
+      const outputs = { before, computed, after };
+      const feeds = feedsFor(g, { inputs: quantized.values });
+      const [fused, apart] = [
+        await runGraph(device, g, feeds, outputs),
+        await runGraph(device, g, feeds, outputs, { fuse: false }),
+      ];
+      assert.deepEqual(fused, apart);
+      assert.notDeepEqual(fused.get('before'), fused.get('after'));
+    });
+  }
+  it('keeps norms and values that something else needs, whatever is quantized', async () => {
+    const g = new Graph();
+    const quantized = new QuantizedGraph(g, 'int8');
+    const x = g.parameter('x', 'f32', [2, 64]);
+    const h = g.rmsNorm(x, g.parameter('norm', 'f32', [64]), 1e-3);
+    const heads = g.rmsNorm(x, g.parameter('head', 'f32', [32]), 1e-3);
+    const s = g.exp(x);
+    const outputs = {
+      ...Object.fromEntries([h, heads, s].map((y, i) => [`${i}`, quantized.product(y, `w${i}`, 5)])),
+      h,
+      s,
+    };
+    const kernels = await names(g, outputs);
+    assert.equal(kernels.filter((name) => /^quantize_rows_2x64_64_f32$/u.test(name)).length, 3);
+    const feeds = feedsFor(g, { inputs: quantized.values });
+    assert.deepEqual(
+      await runGraph(device, g, feeds, outputs),
+      await runGraph(device, g, feeds, outputs, { fuse: false }),
+    );
   });
   it('joins elementwise work to a row reduction and drops what nothing needs', async () => {
     const g = new Graph();

@@ -4,6 +4,7 @@ import type { Graph, Tensor } from '../../src/tensor/graph.ts';
 import type { Node, Primitive } from '../../src/tensor/primitives.ts';
 import type { MapFn } from '../../src/tile/ir.ts';
 import { elementCount } from '../../src/tile/ir.ts';
+import { rowsOf } from '../kernels/quantized-cases.ts';
 
 export type Values = readonly number[];
 /** Values of inputs, parameters and states by name; states are replaced as the graph writes them. */
@@ -173,6 +174,38 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
           (sum, l) => sum + a[transA ? l * m + i : i * k + l] * b[transB ? j * k + l : l * n + j],
           0,
         );
+      }),
+    ];
+  },
+  quantizeRows: ({ attributes: { group } }, [x]) => {
+    const { quads, scales, sums } = rowsOf(x, group);
+    return [quads, scales, sums];
+  },
+  quantizedMatmul: ({ inputs: [{ shape }, ...rest], attributes: { type, columns } }, inputs) => {
+    const [quads, rowScales, , words, scales] = inputs;
+    const [{ shape: scaled }, , { shape: panels }] = rest;
+    const [width, groups] = [panels[2], scaled[1]];
+    const depth = 4 * shape[1];
+    const group = depth / groups;
+    /** The integer in row k of a column. */
+    const element = (k: number, column: number) => {
+      const inGroup = k % group;
+      const half = type === 'int4' && inGroup >= group / 2 ? 1 : 0;
+      const quad = Math.floor((inGroup - (half * group) / 2) / 4);
+      const at = (Math.floor(k / group) * panels[1]) / groups + quad;
+      const byte =
+        words[(Math.floor(column / width) * panels[1] + at) * width + (column % width)] >> (8 * (k % 4));
+      return type === 'int8' ? (byte << 24) >> 24 : ((byte >> (4 * half)) & 15) - 8;
+    };
+    return [
+      range(shape[0] * columns).map((index) => {
+        const [row, column] = [Math.floor(index / columns), index % columns];
+        return range(depth).reduce((sum, k) => {
+          const g = Math.floor(k / group);
+          const x = (quads[row * shape[1] + Math.floor(k / 4)] << (24 - 8 * (k % 4))) >> 24;
+          const scale = scales[(Math.floor(column / width) * groups + g) * width + (column % width)];
+          return sum + x * rowScales[row * groups + g] * element(k, column) * scale;
+        }, 0);
       }),
     ];
   },
