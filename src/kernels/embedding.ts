@@ -3,6 +3,7 @@ import { buildKernel, ceilDiv } from '../tile/builder.ts';
 import type { Kernel } from '../tile/ir.ts';
 import type { Storage } from './common.ts';
 import { loadF32, memoized, storeAs } from './common.ts';
+import { inPairs } from './panels.ts';
 
 export interface EmbeddingOptions {
   readonly tokens: number;
@@ -11,7 +12,7 @@ export interface EmbeddingOptions {
   readonly tableType?: Storage;
   /** Type of x and its gradient. */
   readonly type?: Storage;
-  /** The table is held as the panels, of so many columns, of its transpose: [ceil(vocabulary / panel), columns, panel]. */
+  /** The table is held as the panels, of so many columns, of its transpose (see `panels.ts`). */
   readonly panel?: number;
   /** Backward: adds to the gradient that is there instead of beginning at zero. */
   readonly accumulate?: boolean;
@@ -43,16 +44,19 @@ function embeddingOfPanels(o: EmbeddingOptions, panel: number): Kernel {
     const ids = k.input('ids', 'i32', [tokens]);
     // A token's row is a column of its panel.
     const count = ceilDiv(vocabulary, panel);
-    const strides = [columns * panel, 1, panel];
-    const table = k.input('table', tableType, [count, panel, columns], { strides });
+    const high = inPairs(tableType, columns) ? 2 : 1;
+    const table = k.input('table', tableType, [count, panel, columns / high, high], {
+      strides: [columns * panel, high, high * panel, 1],
+    });
     const x = k.output('x', type, [tokens, columns]);
     const width = Math.min(columns, 512);
+    const pairs = width / high;
     k.grid(ceilDiv(columns, width), tokens);
     const [column, token] = [k.programId(0).mul(width), k.programId(1)];
     const id = k.loadScalar(ids, [token]);
     // Negative ids lie in no panel, nor do those beyond the last; its surplus columns are zeros.
     const from = id.lt(0).select(count, id.div(panel));
-    const row = loadF32(k, table, [from, id.rem(panel), column], [1, 1, width]);
+    const row = loadF32(k, table, [from, id.rem(panel), column.div(high), 0], [1, 1, pairs, high]);
     storeAs(k, x, [token, column], row.reshape([1, width]));
   });
 }

@@ -5,6 +5,7 @@ import { buildKernel, ceilDiv } from '../tile/builder.ts';
 import type { Kernel } from '../tile/ir.ts';
 import type { Storage } from './common.ts';
 import { loadF32, memoized, storeAs, typeSuffix } from './common.ts';
+import { inPairs } from './panels.ts';
 
 /** Sizes of the block of C one program computes, and of the step along k. A schedule: results do not depend on it. */
 export interface MatmulBlocks {
@@ -45,7 +46,7 @@ export interface MatmulOptions extends Schedule {
   readonly transA?: boolean;
   /** b is held as [n, k]. */
   readonly transB?: boolean;
-  /** b is held in panels of so many columns, [ceil(n / panel), k, panel]: see `panels.ts`. Not with `transB` or `batch`. */
+  /** b is held in panels of so many columns: see `panels.ts`. Not with `transB` or `batch`. */
   readonly panel?: number;
   readonly aType?: Storage;
   readonly bType?: Storage;
@@ -110,7 +111,9 @@ export const matmul: (options: MatmulOptions) => Kernel = memoized((options: Mat
     accumulate = false,
     epilogue,
   } = options;
-  const block = { ...defaultBlocks(options), ...options.blocks };
+  const paired = panel !== undefined && inPairs(bType, depth);
+  const sizes = { ...defaultBlocks(options), ...options.blocks };
+  const block = { ...sizes, k: paired ? sizes.k + (sizes.k % 2) : sizes.k };
   if (panel !== undefined && (transB || batch !== undefined))
     throw new RangeError('a matrix in panels is neither transposed nor batched');
   /** Columns that one accumulator holds, and accumulators of a program. */
@@ -122,7 +125,14 @@ export const matmul: (options: MatmulOptions) => Kernel = memoized((options: Mat
     const full = (shape: readonly number[]) => (batched ? [batch, ...shape] : shape);
     const a = k.input('a', aType, full(transA ? [depth, m] : [m, depth]));
     const bShape = transB ? [n, depth] : [depth, n];
-    const b = k.input('b', bType, panel === undefined ? full(bShape) : [ceilDiv(n, panel), depth, panel]);
+    const b =
+      panel === undefined
+        ? k.input('b', bType, full(bShape))
+        : paired
+          ? k.input('b', bType, [ceilDiv(n, panel), depth / 2, 2, panel], {
+              strides: [depth * panel, 2 * panel, 1, 2],
+            })
+          : k.input('b', bType, [ceilDiv(n, panel), depth, panel]);
     const extras = (epilogue?.inputs ?? []).map((input) => ({
       view: k.input(
         input.name,
@@ -142,8 +152,11 @@ export const matmul: (options: MatmulOptions) => Kernel = memoized((options: Mat
 
     const loadB = (position: Tile, part: number): Tile => {
       if (panel !== undefined) {
-        const place = [k.programId(0).mul(parts).add(part), position, 0];
-        return k.load(b, place, [1, block.k, panel]).reshape([block.k, panel]);
+        const at = k.programId(0).mul(parts).add(part);
+        const tile = paired
+          ? k.load(b, [at, position.div(2), 0, 0], [1, block.k / 2, 2, panel])
+          : k.load(b, [at, position, 0], [1, block.k, panel]);
+        return tile.reshape([block.k, panel]);
       }
       const shape = transB ? [block.n, block.k] : [block.k, block.n];
       const place = transB ? [column, position] : [position, column];

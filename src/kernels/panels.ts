@@ -1,10 +1,13 @@
 /**
  * Matrices in panels: [k, n] held as [panels, k, width], each panel a contiguous block of `width` columns, the last one
  * filled up with zeros. A multiplication by few rows then reads memory from one end to the other, which is the most
- * that memory gives; rows of a wide matrix would be read in short pieces far apart.
+ * that memory gives; rows of a wide matrix would be read in short pieces far apart. With bf16, rows lie in pairs,
+ * [panels, k / 2, width, 2], as processors multiply them.
  */
+import type { DType } from '../numerics/dtype.ts';
 import { buildKernel, ceilDiv } from '../tile/builder.ts';
 import type { Kernel } from '../tile/ir.ts';
+import { elementCount } from '../tile/ir.ts';
 import { memoized, storeAs, typeSuffix } from './common.ts';
 import type { CopyType } from './transpose.ts';
 
@@ -23,31 +26,60 @@ export function panelsOf(columns: number): Panels {
   return { width, count: ceilDiv(columns, width) };
 }
 
-/** Values of a matrix [rows, columns], row-major, in panels. */
-export function packPanels(values: Float32Array, rows: number, columns: number): Float32Array {
-  const out = new Float32Array(panelsOf(columns).count * rows * panelsOf(columns).width);
-  eachRun(rows, columns, (packed, plain, length) => out.set(values.subarray(plain, plain + length), packed));
+/** Whether rows lie in pairs, as processors multiply bf16: so they do wherever they can. */
+export const inPairs = (dtype: DType, rows: number): boolean => dtype === 'bf16' && rows % 2 === 0;
+
+/** The shape in which a matrix [rows, columns] is held in panels. */
+export function panelShape(dtype: DType, rows: number, columns: number): readonly number[] {
+  const { width, count } = panelsOf(columns);
+  return inPairs(dtype, rows) ? [count, rows / 2, width, 2] : [count, rows, width];
+}
+
+/** Rows of the matrix, and columns of a panel, of panels as `panelShape` makes them. */
+export const panelSizes = ([, rows, width, pair = 1]: readonly number[]) => ({ rows: rows * pair, width });
+
+/** Values of a matrix [rows, columns], row-major, in panels of `dtype`. */
+export function packPanels(
+  values: Float32Array,
+  rows: number,
+  columns: number,
+  dtype: DType,
+): Float32Array<ArrayBuffer> {
+  const out = new Float32Array(elementCount(panelShape(dtype, rows, columns)));
+  eachElement(dtype, rows, columns, (packed, plain) => {
+    out[packed] = values[plain];
+  });
   return out;
 }
 
 /** Undoes `packPanels`. */
-export function unpackPanels(values: Float32Array, rows: number, columns: number): Float32Array {
+export function unpackPanels(
+  values: Float32Array,
+  rows: number,
+  columns: number,
+  dtype: DType,
+): Float32Array<ArrayBuffer> {
   const out = new Float32Array(rows * columns);
-  eachRun(rows, columns, (packed, plain, length) => out.set(values.subarray(packed, packed + length), plain));
+  eachElement(dtype, rows, columns, (packed, plain) => {
+    out[plain] = values[packed];
+  });
   return out;
 }
 
-function eachRun(
+function eachElement(
+  dtype: DType,
   rows: number,
   columns: number,
-  move: (packed: number, plain: number, length: number) => void,
+  move: (packed: number, plain: number) => void,
 ): void {
-  const { width, count } = panelsOf(columns);
-  for (let panel = 0; panel < count; panel++) {
-    const length = Math.min(width, columns - panel * width);
-    for (let row = 0; row < rows; row++)
-      move((panel * rows + row) * width, row * columns + panel * width, length);
-  }
+  const { width } = panelsOf(columns);
+  const high = inPairs(dtype, rows) ? 2 : 1;
+  for (let from = 0; from < columns; from += width)
+    for (let row = 0; row < rows; row++) {
+      const start = from * rows + (row - (row % high)) * width + (row % high);
+      const end = Math.min(width, columns - from);
+      for (let lane = 0; lane < end; lane++) move(start + lane * high, row * columns + from + lane);
+    }
 }
 
 export interface PackOptions {
@@ -65,12 +97,10 @@ export interface PackOptions {
 /** Rows and columns of x that are turned at once: they fit into the first cache. */
 const TURNED = 32;
 
-/** Panels of xᵀ, from x as a checkpoint holds it. Views: x [columns, rows], y [panels, rows, width]. */
+/** Panels of xᵀ, from x as a checkpoint holds it. Views: x [columns, rows], y as `panelShape` says. */
 export const packTransposed: (options: PackOptions) => Kernel = memoized((o: PackOptions): Kernel => {
-  const twoBytes = o.type === o.yType && o.type !== 'f32';
-  return twoBytes && o.columns % 2 === 0 && o.rows % 2 === 0 && o.width % 2 === 0
-    ? packPairs(o)
-    : packElements(o);
+  if (!inPairs(o.yType, o.rows)) return packElements(o);
+  return o.type === 'bf16' ? packPairs(o) : packRounded(o);
 });
 
 const nameOf = ({ columns, rows, width, type, yType }: PackOptions) =>
@@ -93,25 +123,34 @@ function packElements(o: PackOptions): Kernel {
   });
 }
 
-/**
- * The same for two-byte types that stay as they are, two elements at a time as the halves of a u32: half as many
- * elements to turn, and none of them rounded.
- */
+/** Pairs of rows are pairs of neighbours in x: words, which only turn. */
 function packPairs(o: PackOptions): Kernel {
   const { columns, rows, width } = o;
   return buildKernel(`${nameOf(o)}_pairs`, (k) => {
-    const x = k.input('x', 'u32', [columns / 2, 2, rows / 2]);
-    const y = k.output('y', 'u32', [ceilDiv(columns, width), rows / 2, 2, width / 2]);
+    const x = k.input('x', 'u32', [columns, rows / 2]);
+    const y = k.output('y', 'u32', [ceilDiv(columns, width), rows / 2, width]);
     const step = Math.min(rows / 2, TURNED);
-    const across = width / 2;
     k.grid(ceilDiv(rows / 2, step), ceilDiv(columns, width));
     const [row, panel] = [k.programId(0).mul(step), k.programId(1)];
-    const pair = (which: number) =>
-      k.load(x, [panel.mul(across), which, row], [across, 1, step]).reshape([across, step]);
-    const [even, odd] = [pair(0), pair(1)];
-    const halves = [even.and(0xffff).or(odd.shl(16)), even.shr(16).or(odd.and(0xffff0000))];
-    halves.forEach((half, which) => {
-      k.store(y, [panel, row, which, 0], half.transpose().reshape([1, step, 1, across]));
-    });
+    const tile = k.load(x, [panel.mul(width), row], [width, step]);
+    k.store(y, [panel, row, 0], tile.transpose().reshape([1, step, width]));
+  });
+}
+
+function packRounded(o: PackOptions): Kernel {
+  const { columns, rows, width, type, yType } = o;
+  return buildKernel(`${nameOf(o)}_rounded`, (k) => {
+    const x = k.input('x', type, [columns, rows / 2, 2]);
+    const y = k.output('y', yType, [ceilDiv(columns, width), rows / 2, width, 2]);
+    const step = Math.min(rows / 2, TURNED);
+    k.grid(ceilDiv(rows / 2, step), ceilDiv(columns, width));
+    const [row, panel] = [k.programId(0).mul(step), k.programId(1)];
+    for (const which of [0, 1]) {
+      const tile = k
+        .load(x, [panel.mul(width), row, which], [width, step, 1])
+        .reshape([width, step])
+        .cast('f32');
+      storeAs(k, y, [panel, row, 0, which], tile.transpose().reshape([1, step, width, 1]));
+    }
   });
 }

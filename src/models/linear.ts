@@ -42,7 +42,7 @@ export function multiply(
     return g.quantizedMatmul(rows, { words: weight, scales }, { type, columns });
   }
   const x = g.cast(input, activations);
-  return weight.shape.length === 3 ? g.matmul(x, weight, { columns }) : g.matmul(x, weight);
+  return weight.shape.length > 2 ? g.matmul(x, weight, { columns }) : g.matmul(x, weight);
 }
 
 /** Rows `ids` of the table `name`, [vocabulary, columns]. */

@@ -5,7 +5,7 @@
  * Matrices are held as [in, out], so that a forward pass multiplies without transposing; checkpoints hold
  * [out, in] and are transposed when they are read and written.
  */
-import { panelsOf } from '../kernels/panels.ts';
+import { panelShape, panelsOf } from '../kernels/panels.ts';
 import type { QuantizedType } from '../kernels/quantized.ts';
 import { isQuantized, quantizedShape } from '../kernels/quantized.ts';
 import type { DType } from '../numerics/dtype.ts';
@@ -123,8 +123,7 @@ export function heldTensors(
     }
   }
   if (layout === 'rows' || matrix === null) return [{ name, dtype: stored, shape }];
-  const { width, count } = panelsOf(matrix[1]);
-  return [{ name, dtype: stored, shape: [count, matrix[0], width] }];
+  return [{ name, dtype: stored, shape: panelShape(stored, ...matrix) }];
 }
 
 /** [in, out] of the matrix that a weight is multiplied as; null where it is none. */
@@ -220,6 +219,6 @@ export function logits(g: Graph, config: Qwen3Config, weights: WeightTensors, hi
   const { vocab_size: vocabulary } = config;
   if (!config.tie_word_embeddings) return multiply(g, hidden, weights, 'lm_head.weight', vocabulary);
   const table = weights.tensors.get(EMBEDDING)!;
-  if (table.shape.length === 3) return multiply(g, hidden, weights, EMBEDDING, vocabulary);
+  if (table.shape.length > 2) return multiply(g, hidden, weights, EMBEDDING, vocabulary);
   return g.matmul(g.cast(hidden, weights.activations), table, { transB: true });
 }

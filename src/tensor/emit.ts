@@ -12,6 +12,7 @@ import { crossEntropy, crossEntropyBackward } from '../kernels/crossentropy.ts';
 import { embedding, embeddingBackward } from '../kernels/embedding.ts';
 import { cacheWrite } from '../kernels/kvcache.ts';
 import { NORM_PARTIAL_ROWS, rmsNorm, rmsNormBackward, rmsNormWeightPartial } from '../kernels/norm.ts';
+import { panelSizes } from '../kernels/panels.ts';
 import { quantizeRows } from '../kernels/quantized-rows.ts';
 import { rope } from '../kernels/rope.ts';
 import { transpose } from '../kernels/transpose.ts';
@@ -103,11 +104,13 @@ export const EMIT: { readonly [P in Primitive]: Emit<P> | Elsewhere } = {
     return one(quantizeRows({ rows, columns, group, xType: storage(x) }), [x, ...outputs]);
   },
   embedding: ({ inputs: [table, ids], outputs: [x] }) => {
-    const [first, columns, panel] = table.shape;
+    const [first, columns] = table.shape;
+    const { rows, width } = panelSizes(table.shape);
     const options = {
       tokens: ids.shape[0],
-      ...(panel === undefined ? { vocabulary: first } : { vocabulary: first * panel, panel }),
-      columns,
+      ...(table.shape.length === 2
+        ? { vocabulary: first, columns }
+        : { vocabulary: first * width, columns: rows, panel: width }),
       tableType: storage(table),
       type: storage(x),
     };

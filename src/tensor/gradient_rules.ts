@@ -173,7 +173,7 @@ export const GRADIENTS: { readonly [P in Primitive]: GradientRule<P> } = {
   }),
   embedding: single((g, node, dy) => {
     const [table, ids] = node.inputs;
-    if (table.shape.length === 3)
+    if (table.shape.length > 2)
       throw new GraphError('an embedding table in panels has no gradient: train with a plain one');
     return [g.apply('embeddingGrad', { vocabulary: table.shape[0] }, [dy, ids])[0], null];
   }),

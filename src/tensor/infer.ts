@@ -1,6 +1,6 @@
 /** Shapes and element types of every primitive's results, and the checks of its arguments. */
 
-import { panelsOf } from '../kernels/panels.ts';
+import { panelShape, panelSizes, panelsOf } from '../kernels/panels.ts';
 import { quantizedShape } from '../kernels/quantized.ts';
 import type { DType } from '../numerics/dtype.ts';
 import { elementCount, MAP_ARITY } from '../tile/ir.ts';
@@ -128,21 +128,21 @@ export const INFER: { readonly [P in Primitive]: Infer<P> } = {
 
   matmul: ({ transA, transB, columns }, [a, b]) => {
     expectRank(a, 2, 'the first matrix');
-    expectRank(b, columns === null ? 2 : 3, `the second matrix${columns === null ? '' : ', in panels,'}`);
+    if (columns === null) expectRank(b, 2, 'the second matrix');
     expect(
       STORED.includes(a.dtype) && STORED.includes(b.dtype),
       () => `no matrix product of ${typeText(a)} and ${typeText(b)}; cast both to f32 or bf16`,
     );
     const [m, k] = transA ? [a.shape[1], a.shape[0]] : a.shape;
     if (columns !== null) {
-      const { width, count } = panelsOf(columns);
+      const wanted = panelShape(b.dtype, k, columns);
       expect(
-        !transB && b.shape[0] === count && b.shape[2] === width,
-        () =>
-          `a matrix of ${columns} columns is in ${count} panels of ${width}, not transposed, and not ${typeText(b)}`,
+        !transB && sameShape(b.shape, wanted),
+        () => `a matrix [${k}, ${columns}] in panels is [${wanted}], not transposed, and not ${typeText(b)}`,
       );
+      return [{ dtype: 'f32', shape: [m, columns] }];
     }
-    const [k2, n] = columns !== null ? [b.shape[1], columns] : transB ? [b.shape[1], b.shape[0]] : b.shape;
+    const [k2, n] = transB ? [b.shape[1], b.shape[0]] : b.shape;
     expect(
       k === k2,
       () =>
@@ -178,11 +178,13 @@ export const INFER: { readonly [P in Primitive]: Infer<P> } = {
     return [{ dtype: 'f32', shape: [rows, columns] }];
   },
   embedding: (_, [table, ids]) => {
-    if (table.shape.length !== 3) expectRank(table, 2, 'an embedding table');
+    const panelled = table.shape.length > 2;
+    if (!panelled) expectRank(table, 2, 'an embedding table');
     expectDType(table, STORED, 'an embedding table');
     expectRank(ids, 1, 'token ids');
     expectDType(ids, ['i32'], 'token ids');
-    return [{ dtype: table.dtype, shape: [ids.shape[0], table.shape[1]] }];
+    const columns = panelled ? panelSizes(table.shape).rows : table.shape[1];
+    return [{ dtype: table.dtype, shape: [ids.shape[0], columns] }];
   },
   embeddingGrad: ({ vocabulary }, [cotangent, ids]) => {
     expectDType(cotangent, ['f32'], 'the cotangent of an embedding');

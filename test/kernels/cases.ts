@@ -20,6 +20,7 @@ import { rope, ropeTable } from '../../src/kernels/rope.ts';
 import { sampledLogp, sampledLogpBackward } from '../../src/kernels/sampling.ts';
 import { transpose } from '../../src/kernels/transpose.ts';
 import type { Tolerance } from '../../src/numerics/error.ts';
+import { f32ToBf16 } from '../../src/numerics/float.ts';
 import type { Case } from './buffers.ts';
 import { decode, encode, normals } from './buffers.ts';
 import { quantizedCases } from './quantized-cases.ts';
@@ -38,11 +39,24 @@ const turned = (x: readonly number[] | ArrayLike<number>, rows: number, columns:
   Array.from({ length: rows * columns }, (_, i) => x[(i % rows) * columns + Math.floor(i / rows)]);
 
 /** A matrix [rows, columns] in panels of `width` columns: see `kernels/panels.ts`. */
-const panels = (x: ArrayLike<number>, rows: number, columns: number, width: number): number[] =>
+const panels = (
+  x: ArrayLike<number>,
+  rows: number,
+  columns: number,
+  width: number,
+  type: Storage = 'f32',
+): number[] =>
   Array.from({ length: Math.ceil(columns / width) * rows * width }, (_, i) => {
-    const column = Math.floor(i / (rows * width)) * width + (i % width);
-    return column < columns ? x[(Math.floor(i / width) % rows) * columns + column] : 0;
+    const pair = type === 'bf16' && rows % 2 === 0 ? 2 : 1;
+    const column = Math.floor(i / (rows * width)) * width + (Math.floor(i / pair) % width);
+    const row = pair * (Math.floor(i / (pair * width)) % (rows / pair)) + (i % pair);
+    return column < columns ? x[row * columns + column] : 0;
   });
+
+/** Two bf16 a word. */
+const words = (x: readonly number[]): number[] => [
+  ...new Uint32Array(f32ToBf16(Float32Array.from(x)).buffer),
+];
 
 function matmulCases(): Case[] {
   const cases: Case[] = [];
@@ -142,7 +156,7 @@ function matmulCases(): Case[] {
       }),
       inputs: {
         a: normals(5, rows * k),
-        b: panels(normals(6, k * 75, 'bf16'), k, 75, 32),
+        b: panels(normals(6, k * 75, 'bf16'), k, 75, 32, 'bf16'),
         bias: normals(7, 75),
       },
       expected: {
@@ -437,17 +451,32 @@ function rowCases(): Case[] {
       {
         name: `embedding in panels ${type}`,
         kernel: embedding({ ...e, vocabulary: 8, panel: 4 }),
-        inputs: { ids, table: panels(turned(table, 7, 70), 70, 7, 4) },
+        inputs: { ids, table: panels(turned(table, 7, 70), 70, 7, 4, type) },
         expected: { x: ids.flatMap((id) => Array.from({ length: 70 }, (_, c) => table[id * 70 + c] ?? 0)) },
         tolerance: exact,
       },
-      ...([70, 69] as const).map((rows) => ({
-        name: `pack ${rows} rows ${type}`,
-        kernel: packTransposed({ columns: 7, rows, width: 4, type, yType: type }),
-        inputs: { x: table.slice(0, 7 * rows) },
-        expected: { y: panels(turned(table.slice(0, 7 * rows), 7, rows), rows, 7, 4) },
-        tolerance: exact,
-      })),
+      ...([70, 69] as const).flatMap((rows) => {
+        const x = table.slice(0, 7 * rows);
+        const y = panels(turned(x, 7, rows), rows, 7, 4, type);
+        const twoBytes = type === 'bf16' && rows % 2 === 0;
+        const pack = { columns: 7, rows, width: 4, yType: type };
+        return [
+          {
+            name: `pack ${rows} rows of ${type}`,
+            kernel: packTransposed({ ...pack, type }),
+            inputs: { x: twoBytes ? words(x) : x },
+            expected: { y: twoBytes ? words(y) : y },
+            tolerance: exact,
+          },
+          {
+            name: `pack ${rows} rows f32 as ${type}`,
+            kernel: packTransposed({ ...pack, type: 'f32' }),
+            inputs: { x },
+            expected: { y },
+            tolerance: exact,
+          },
+        ];
+      }),
       {
         name: `convert ${type}`,
         kernel: convertKernel({ size: 490, from: type, to: type === 'f32' ? 'bf16' : 'f32' }),

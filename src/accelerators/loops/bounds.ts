@@ -17,6 +17,10 @@ const RULES: { readonly [F in MapFn]?: Rule } = {
   mul: products,
   min: (a, b) => [Math.min(a[0], b[0]), Math.min(a[1], b[1])],
   max: (a, b) => [Math.max(a[0], b[0]), Math.max(a[1], b[1])],
+  div: (a, [low, high]) =>
+    low === high && low > 0
+      ? [Math.trunc(a[0] / low), Math.trunc(a[1] / low)]
+      : [Number.NEGATIVE_INFINITY, Number.POSITIVE_INFINITY],
 };
 
 /** Bounds of `fn` of values with the given bounds, or undefined where nothing is known or the result could wrap. */

@@ -1,7 +1,8 @@
 /** Which loads need no tile of their own, because products read the view. */
-import type { Instruction, Kernel, MapFn, ValueId } from '../../tile/ir.ts';
+import type { Instruction, Kernel, MapFn, Op, ValueId } from '../../tile/ir.ts';
 import { operands } from '../../tile/ir.ts';
 import { castIsFree } from './map.ts';
+import { joinsPairs } from './values.ts';
 
 const WRITES: ReadonlySet<string> = new Set(['store', 'scatter', 'atomicAdd']);
 
@@ -33,10 +34,20 @@ function passes(kernel: Kernel, { op, results }: Instruction): boolean {
   return to.shape.length === 2 && large(from.shape) === large(to.shape) && castIsFree(from.dtype, to.dtype);
 }
 
+/** Whether a block of two-byte elements lies in its view in pairs of rows, and an instruction makes rows of it. */
+function unpairs(kernel: Kernel, load: Op, { op, results }: Instruction): boolean {
+  if (op.op !== 'reshape' || load.op !== 'load') return false;
+  const { dtype, strides } = kernel.views[load.view];
+  const { shape } = kernel.types[op.arg];
+  const [, pair, last] = [...shape.keys()].filter((axis) => shape[axis] > 1);
+  if (dtype !== 'bf16' || strides[pair] !== 1 || strides[last] !== 2) return false;
+  return joinsPairs(shape, kernel.types[results[0]].shape);
+}
+
 /**
  * The results of loads whose only readers are operands a and b of products in the same block, with no write to memory
  * in between, and what reshapes and casts make of them on the way. Operands b that are not transposed may also be taken
- * out of words.
+ * out of words, or lie in pairs of rows.
  */
 export function deferrable(kernel: Kernel): ReadonlySet<ValueId> {
   const found = new Set<ValueId>();
@@ -67,18 +78,18 @@ export function deferrable(kernel: Kernel): ReadonlySet<ValueId> {
     for (const id of yields) read(id, -1);
 
     /** The position of the last product that reads `id`, or -1 where something else does; `chain` collects values. */
-    const lastProduct = (id: ValueId, chain: ValueId[], unpacked = false): number => {
+    const lastProduct = (load: Op, id: ValueId, chain: ValueId[], onlyB = false): number => {
       chain.push(id);
       let last = -1;
       for (const position of readers.get(id) ?? []) {
         if (position < 0) return -1;
         const { op, results } = body[position];
-        const isOperand = op.op === 'dot' && op.acc !== id && !(unpacked && (op.a === id || op.transB));
-        const taken = unpacks(kernel, constants, body[position], id);
+        const isOperand = op.op === 'dot' && op.acc !== id && !(onlyB && (op.a === id || op.transB));
+        const forB = unpacks(kernel, constants, body[position], id) || unpairs(kernel, load, body[position]);
         const next = isOperand
           ? position
-          : taken || passes(kernel, body[position])
-            ? lastProduct(results[0], chain, unpacked || taken)
+          : forB || passes(kernel, body[position])
+            ? lastProduct(load, results[0], chain, onlyB || forB)
             : -1;
         if (next < 0) return -1;
         last = Math.max(last, next);
@@ -88,7 +99,7 @@ export function deferrable(kernel: Kernel): ReadonlySet<ValueId> {
     body.forEach(({ op, results }, position) => {
       if (op.op !== 'load') return;
       const chain: ValueId[] = [];
-      const last = lastProduct(results[0], chain);
+      const last = lastProduct(op, results[0], chain);
       if (last >= 0 && !body.slice(position, last).some(writes)) for (const id of chain) found.add(id);
     });
   };

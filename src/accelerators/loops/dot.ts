@@ -9,7 +9,7 @@ import type { IntOperand, IntReg, LoopTarget, VecReg } from './ir.ts';
 import { locateOp } from './memory.ts';
 import type { Operand } from './operands.ts';
 import { operandA, operandB, unpack } from './operands.ts';
-import { pairOf } from './pairs.ts';
+import { halfOf, pairOf } from './pairs.ts';
 import type { Block, Context } from './values.ts';
 import { elementBytes } from './values.ts';
 
@@ -80,18 +80,18 @@ function registerTile(context: Context, p: Product, corner: Corner, rows: number
   const pb = corner.b.map((start) => movingB.get(start) as IntReg);
   const { pairs, swapped } = { pairs: p.arithmetic === 'pairs', swapped: p.arithmetic === 'swapped' };
   /** A step along k: of one element, or of a pair; `both`: it has a second one. */
+  const loaded = new Map<string, VecReg>();
   const step = (u: number, both: boolean) => {
-    const loaded = new Map<string, VecReg>();
     p.terms.forEach(({ a, b }, term) => {
       const load = (row: number, vector: number) => {
         const from = {
           base: pb[term],
-          displacement: b.k * row + elementBytes(b.type) * code.lanes * vector,
+          displacement: b.k * (b.halves ? row >> 1 : row) + elementBytes(b.type) * code.lanes * vector,
         };
         const key = `${from.base.id} ${from.displacement}`;
         const lanes = loaded.get(key) ?? code.load(from, b.type);
         loaded.set(key, lanes);
-        return unpack(context, b.unpacking ?? [], lanes);
+        return b.halves ? halfOf(context, lanes, row % 2) : unpack(context, b.unpacking ?? [], lanes);
       };
       const columns = Array.from({ length: vectors }, (_, vector) =>
         b.apart
@@ -110,13 +110,16 @@ function registerTile(context: Context, p: Product, corner: Corner, rows: number
     const forward = (pointer: IntReg, by: number) =>
       code.emit({ o: 'ibin', dst: pointer, fn: 'add', a: pointer, b: by });
     for (const pointer of pa) forward(pointer, a.k * steps);
-    for (const pointer of movingB.values()) forward(pointer, b.k * (b.apart ? 2 : 1) * steps);
+    const rows = b.apart ? 2 * steps : b.halves ? steps / 2 : steps;
+    for (const pointer of movingB.values()) forward(pointer, b.k * rows);
   };
   const alone = (pairs || swapped) && p.depth % 2 !== 0;
   const total = pairs ? Math.floor(p.depth / 2) : alone ? p.depth - 1 : p.depth;
   const atOnce = code.target.dotTile.round / (rows * vectors * p.terms.length);
-  const unroll = [8, 4, 2].find((count) => count <= atOnce && total % count === 0) ?? (swapped ? 2 : 1);
+  const unroll =
+    [8, 4, 2].find((count) => count <= atOnce && total % count === 0) ?? (swapped || b.halves ? 2 : 1);
   const round = () => {
+    loaded.clear();
     for (let u = 0; u < unroll; u++) step(swapped ? u ^ 1 : u, true);
   };
   if (total === unroll && !alone) round();
@@ -125,6 +128,7 @@ function registerTile(context: Context, p: Product, corner: Corner, rows: number
       round();
       advance(unroll);
     });
+  loaded.clear();
   if (alone) step(0, false);
   others?.forEach((list, row) => {
     list.forEach((other, vector) => {
@@ -147,12 +151,13 @@ function tileFor(
   { dotTile, vectorRegisters }: LoopTarget,
   m: number,
   arithmetic: Arithmetic,
+  halves: boolean,
 ): LoopTarget['dotTile'] {
   // Quads need registers for two constants and for the columns' sums.
-  const rows = arithmetic === 'quads' ? Math.max(1, dotTile.rows - 2) : dotTile.rows;
+  const rows = arithmetic === 'quads' || halves ? Math.max(1, dotTile.rows - 2) : dotTile.rows;
   if (m >= rows) return { ...dotTile, rows };
   if (arithmetic === 'quads') return { ...dotTile, rows: m };
-  const fitting = Math.floor((vectorRegisters - 1) / (m + 1));
+  const fitting = Math.floor((vectorRegisters - 1) / (m + (halves ? 2 : 1)));
   return { ...dotTile, rows: m, vectors: Math.max(dotTile.vectors, Math.min(fitting, WIDEST)) };
 }
 
@@ -216,7 +221,9 @@ export function lowerDot(
   const depth = context.type(op.a).shape[op.transA ? 0 : 1];
   const types = [context.type(op.a).dtype, context.type(op.b).dtype] as const;
   const arithmetic = arithmeticOf(code.target, types, context.positiveBytes.has(op.b));
-  const size = tileFor(code.target, m, arithmetic);
+  // Halves of pairs need registers beside those of the pairs.
+  const halves = arithmetic !== 'pairs' && ops.some(({ b }) => context.viewed(b)?.paired);
+  const size = tileFor(code.target, m, arithmetic, halves);
   const ready = ops.map((each) => ({
     a: operandA(context, each, m, depth, arithmetic),
     b: operandB(context, each, size, shape, depth, arithmetic),

@@ -7,7 +7,7 @@ import type { Bounds } from './bounds.ts';
 import { floatBits } from './code.ts';
 import type { Address, IntOperand, IntReg, MemoryType, VecReg } from './ir.ts';
 import type { Block, Context, Stored, Viewed } from './values.ts';
-import { viewedAxes } from './values.ts';
+import { viewedBlock } from './values.ts';
 
 const MEMORY: { readonly [D in DType]?: MemoryType } = {
   f32: 'f32',
@@ -190,9 +190,14 @@ type OpOf<P extends Op['op']> = Extract<Op, { op: P }>;
 
 /** Loads a block into memory with the given strides, one an axis of the value. */
 export function loadInto(context: Context, value: Viewed, tile: Stored): void {
-  const { block, axes, dtype, fill } = value;
+  const { block, axes, paired, dtype, fill } = value;
   const { shape } = block;
-  const strides = shape.map((_, axis) => (axes.includes(axis) ? tile.strides[axes.indexOf(axis)] : 0));
+  const [rows] = axes;
+  const strides = shape.map((_, axis) => {
+    if (paired && axis === rows) return 2 * tile.strides[0];
+    if (paired && axis === rows + 1) return tile.strides[0];
+    return axes.includes(axis) ? tile.strides[axes.indexOf(axis)] : 0;
+  });
   const scratch = { base: context.pointer(tile), strides };
   const move = moveIn(context, block);
   context.code.if(
@@ -226,14 +231,7 @@ export function storeFrom(context: Context, block: Block, tile: Stored): void {
 export function lowerLoad(context: Context, op: OpOf<'load'>, result: ValueId): void {
   const { shape, dtype } = context.type(result);
   const block = locateOp(context, op, shape);
-  const value: Viewed = {
-    at: 'viewed',
-    block,
-    fill: op.fill,
-    dtype,
-    axes: viewedAxes(shape, shape),
-    unpacking: [],
-  };
+  const value = viewedBlock(block, op.fill, dtype, shape);
   if (context.deferred.has(result)) {
     context.define(result, value);
     return;

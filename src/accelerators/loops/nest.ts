@@ -5,7 +5,7 @@ import { emitCast, emitMap } from './map.ts';
 import { fromMemory, loadInto, locateOp, storeFrom, toMemory } from './memory.ts';
 import { joining, PARTIALS } from './reduce.ts';
 import type { Block, Context, Stored } from './values.ts';
-import { elementBytes, viewedAxes } from './values.ts';
+import { elementBytes, viewedBlock } from './values.ts';
 
 type LoadOp = Extract<Op, { op: 'load' }>;
 type StoreOp = Extract<Op, { op: 'store' }>;
@@ -320,11 +320,7 @@ export function lowerGroup(
         const tile = kept.get(member.results[0]) ?? temporary();
         const block = blocks.get(member) as Block;
         const { dtype } = context.type(member.results[0]);
-        loadInto(
-          context,
-          { at: 'viewed', block, fill: member.op.fill, dtype, axes: viewedAxes(shape, shape), unpacking: [] },
-          tile,
-        );
+        loadInto(context, viewedBlock(block, member.op.fill, dtype, shape), tile);
         return { id: member.results[0], tile };
       });
       const stored = stores.map((member) => ({ member, tile: kept.get(member.op.value) ?? temporary() }));

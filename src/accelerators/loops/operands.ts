@@ -4,7 +4,7 @@ import type { Arithmetic } from './arithmetic.ts';
 import type { IntReg, LoopTarget, MemoryType, VecReg } from './ir.ts';
 import { emitMap } from './map.ts';
 import { loadInto } from './memory.ts';
-import { packPairs, pairedAlongRows, pairedRows, pairPanels } from './pairs.ts';
+import { packPairs, pairedAlongRows, pairedRows, pairPanels, unpairedPanels } from './pairs.ts';
 import type { Source } from './panels.ts';
 import { packPanels, packPanelsTransposed } from './panels.ts';
 import type { Context, Stored, Unpacking, Viewed } from './values.ts';
@@ -25,6 +25,8 @@ export interface Operand {
   readonly k: number;
   /** Of b: the rows lie apart that become pairs when they are read; k is from row to row. */
   readonly apart?: boolean;
+  /** Of b: an element holds two rows of bf16, the first in its low half; k is from pair to pair. */
+  readonly halves?: boolean;
   /** Of b: what becomes of its elements when they are read. */
   readonly unpacking?: readonly Unpacking[];
 }
@@ -195,6 +197,21 @@ export function operandB(
     // A panel in memory is what packing would make.
     const isPanel = n === width && strides[0] === n * bytes && bytes === 4;
     const { unpacking } = value;
+    if (value.paired && block.inside === 1 && n % lanes === 0) {
+      const { base, view } = block;
+      const k = bytes * view.strides[value.axes[0]];
+      if (paired || m <= FEW * code.target.dotTile.rows)
+        return { operand: { base, type: 'i32', step: 4 * width, k, halves: !paired }, owned: null };
+      const tile: Stored = { at: 'scratch', buffer: panels(), strides: [] };
+      unpairedPanels(
+        context,
+        { base, type: 'i32', strides: [k, 4] },
+        [depth, n],
+        size.vectors,
+        context.pointer(tile),
+      );
+      return packed(tile);
+    }
     const readable = block.inside === 1 && !op.transB && contiguous && n % lanes === 0;
     // Taking elements out of words costs less than a pass of its own, which writes and reads them once more.
     if (readable && (isPanel || unpacking.length > 0 || m <= FEW * code.target.dotTile.rows))

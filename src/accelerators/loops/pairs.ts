@@ -10,6 +10,11 @@ export function pairOf({ code }: Context, first: VecReg, second: VecReg | null):
   return second === null ? low : code.bin('or', low, second);
 }
 
+/** The first or second of each pair, widened to f32. */
+export function halfOf({ code }: Context, pairs: VecReg, which: number): VecReg {
+  return which === 0 ? code.shift('ishl', pairs, 16) : code.bin('and', pairs, code.bits(0xffff0000));
+}
+
 /** Pairs of neighbouring rows. from: [depth, columns] with contiguous rows; to: rows of pairs, `toStride` bytes apart. */
 export function pairedRows(
   context: Context,
@@ -111,5 +116,34 @@ export function pairPanels(
       target,
       4 * width,
     );
+  });
+}
+
+/** Rows of pairs become panels of rows, widened to f32 (see `panels.ts`). from: [depth / 2, n] pairs, its rows contiguous. */
+export function unpairedPanels(
+  context: Context,
+  from: Source,
+  [depth, n]: readonly [number, number],
+  vectors: number,
+  to: IntReg,
+): void {
+  const { code } = context;
+  const { lanes } = code;
+  const width = vectors * lanes;
+  code.for(0, depth / 2, 1, (pair) => {
+    const source = code.pointer(from.base, code.int('mul', pair, from.strides[0]));
+    const target = code.pointer(to, code.int('mul', pair, 2 * 4 * width));
+    code.pieces(n, width, (index, columns) => {
+      const read = code.pointer(source, code.int('mul', index, 4 * width));
+      const write = code.pointer(target, code.int('mul', index, 4 * width * depth));
+      for (let column = 0; column < columns; column += lanes) {
+        const words = code.load({ base: read, displacement: 4 * column });
+        for (const which of [0, 1])
+          code.store(halfOf(context, words, which), {
+            base: write,
+            displacement: 4 * (which * width + column),
+          });
+      }
+    });
   });
 }

@@ -3,7 +3,7 @@ import type { Op, ValueId } from '../../tile/ir.ts';
 import { elementCount } from '../../tile/ir.ts';
 import type { IntOperand } from './ir.ts';
 import type { Context, Stored } from './values.ts';
-import { isIntegerScalar, viewedAxes } from './values.ts';
+import { isIntegerScalar, joinsPairs, viewedAxes } from './values.ts';
 
 /** out[c, r] = from[r, c] for a dense tile of the given shape. */
 export function copyTransposed(
@@ -134,7 +134,14 @@ export function lowerReshape(context: Context, op: Extract<Op, { op: 'reshape' }
   const to = context.type(result);
   const viewed = context.viewed(op.arg);
   if (viewed !== null) {
-    context.define(result, { ...viewed, axes: viewedAxes(viewed.block.shape, to.shape) });
+    const { shape } = viewed.block;
+    const [rows, , last] = [...shape.keys()].filter((axis) => shape[axis] > 1);
+    context.define(
+      result,
+      joinsPairs(shape, to.shape)
+        ? { ...viewed, axes: [rows, last], paired: true }
+        : { ...viewed, axes: viewedAxes(shape, to.shape) },
+    );
     return;
   }
   const value = context.value(op.arg);

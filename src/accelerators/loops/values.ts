@@ -65,6 +65,8 @@ export interface Viewed {
   readonly dtype: DType;
   /** The block's axis for each of the value's; -1 for unit axes. */
   readonly axes: readonly number[];
+  /** Rows lie in pairs: the value's first axis joins the block's with the one after it, which has two elements. */
+  readonly paired: boolean;
   /** What becomes of every element on its way from memory to the product, in this order. */
   readonly unpacking: readonly Unpacking[];
 }
@@ -90,6 +92,32 @@ export const viewedStrides = ({ block, axes }: Viewed): number[] =>
 export function viewedAxes(block: readonly number[], shape: readonly number[]): number[] {
   const kept = [...block.keys()].filter((axis) => block[axis] > 1);
   return shape.map((size) => (size === 1 ? -1 : (kept.shift() as number)));
+}
+
+/** What a block that is loaded as it is, with nothing known of who reads it, becomes. */
+export const viewedBlock = (block: Block, fill: number, dtype: DType, shape: readonly number[]): Viewed => ({
+  at: 'viewed',
+  block,
+  fill,
+  dtype,
+  axes: viewedAxes(shape, shape),
+  paired: false,
+  unpacking: [],
+});
+
+const isLarge = (size: number) => size > 1;
+
+/** Whether a reshape of a block joins rows that lie in pairs: [h, 2, w] becomes [2h, w]. */
+export function joinsPairs(block: readonly number[], shape: readonly number[]): boolean {
+  const [h, pair, w, ...others] = block.filter(isLarge);
+  return (
+    pair === 2 &&
+    w !== undefined &&
+    others.length === 0 &&
+    shape.length === 2 &&
+    shape[0] === 2 * h &&
+    shape[1] === w
+  );
 }
 
 const ALIGNMENT = 64;
