@@ -7,12 +7,18 @@ import type { WebGpuExecutable } from '../src/accelerators/webgpu/program.ts';
 import { countSteps } from '../src/bench/counters.ts';
 import { OutlineDevice } from '../src/bench/outline.ts';
 import { bytesText, counterHeader, counterRow } from '../src/cli/counters.ts';
+import type { HeldType } from '../src/inference/weights.ts';
 import { cacheWrite } from '../src/kernels/kvcache.ts';
 import { matmul } from '../src/kernels/matmul.ts';
 import { buildKernel } from '../src/tile/builder.ts';
 import { tandem } from './cli/harness.ts';
 
-const MOST_LAUNCHES_A_LAYER = 12;
+const MOST_LAUNCHES_A_LAYER: { readonly [T in HeldType]: number } = {
+  f32: 11,
+  bf16: 12,
+  int8: 10,
+  int4: 10,
+};
 
 for (const { name, available, reason } of await listDevices()) {
   test(`steps on ${name}`, { skip: available ? false : reason }, async () => {
@@ -21,16 +27,26 @@ for (const { name, available, reason } of await listDevices()) {
     const steps = await countSteps(device);
     assert.equal(device.allocatedBytes, before, 'counting takes no memory of the device');
     assert.deepEqual(
-      steps.map(({ step, model }) => `${step} ${model}`),
-      ['decode 224k', 'train 224k', 'decode Qwen3-0.6B', 'train Qwen3-0.6B'],
+      steps.map(({ step, model, dtype }) => `${step} ${model} ${dtype}`),
+      [
+        'decode 224k f32',
+        'train 224k f32',
+        'decode Qwen3-0.6B bf16',
+        'decode Qwen3-0.6B int8',
+        'decode Qwen3-0.6B int4',
+        'train Qwen3-0.6B bf16',
+      ],
     );
-    for (const { step, model, counters, launchesPerLayer } of steps) {
-      const what = `${step}, ${model}`;
+    for (const { step, model, dtype, counters, launchesPerLayer } of steps) {
+      const what = `${step}, ${model}, ${dtype}`;
       if (step === 'train') {
         assert.ok(counters.runs <= 2, `${what}: gradients and optimizer, each handed over whole`);
         continue;
       }
-      assert.ok(launchesPerLayer <= MOST_LAUNCHES_A_LAYER, `${what}: ${launchesPerLayer} launches a layer`);
+      assert.ok(
+        launchesPerLayer <= MOST_LAUNCHES_A_LAYER[dtype],
+        `${what}: ${launchesPerLayer} launches a layer`,
+      );
       assert.ok(launchesPerLayer > 5, `${what}: ${launchesPerLayer} launches cannot be a layer`);
       // Many steps in one hand-over, and then the tokens and their probabilities.
       assert.equal(counters.runs, 1 / 16, what);
@@ -38,8 +54,10 @@ for (const { name, available, reason } of await listDevices()) {
       if (name === 'webgpu') assert.ok(counters.barriers > 0);
     }
     // Every weight is read once for a token, and nothing of that size besides: 596 million of two bytes.
-    const { bytesRead } = steps[2].counters;
+    const [{ bytesRead }, int8, int4] = steps.slice(2).map(({ counters }) => counters);
     assert.ok(bytesRead > 1.19e9 && bytesRead < 1.5e9, `${bytesRead} bytes`);
+    assert.ok(int8.bytesRead < 0.6 * bytesRead, `${int8.bytesRead} bytes of int8`);
+    assert.ok(int4.bytesRead < 0.4 * bytesRead, `${int4.bytesRead} bytes of int4`);
   });
 
   test(`counted launches are those that ${name} runs`, { skip: available ? false : reason }, async () => {
@@ -84,7 +102,7 @@ describe('tandem bench --counters', () => {
     const { code, out } = await tandem(['bench', '--counters', '--device', 'interpreter', '--json']);
     assert.equal(code, 0);
     const rows = JSON.parse(out);
-    assert.equal(rows.length, 4);
+    assert.equal(rows.length, 6);
     assert.ok(rows.every((row: { device: string }) => row.device === 'interpreter'));
     const row = counterRow(rows[2]);
     assert.match(row, /^decode +Qwen3-0\.6B +batch 1 +bf16 +\d+ +12 /u);

@@ -1,7 +1,7 @@
 /** What a decode step and a training step take of a device: launches, barriers, bytes and the host's part. */
 import type { Device } from '../accelerators/device.ts';
 import { Engine } from '../inference/engine.ts';
-import type { WeightType } from '../inference/weights.ts';
+import type { HeldType, WeightType } from '../inference/weights.ts';
 import { WeightStore } from '../inference/weights.ts';
 import type { Qwen3Config } from '../models/config.ts';
 import { newConfig } from '../models/config.ts';
@@ -34,7 +34,7 @@ export interface CountedStep {
   readonly step: 'decode' | 'train';
   readonly model: string;
   readonly shape: string;
-  readonly dtype: WeightType;
+  readonly dtype: HeldType;
   /** Of one step; those of the host may be fractions, where it looks at the device once in several steps. */
   readonly counters: Counters;
   /** Launches that one more transformer layer adds to a step. */
@@ -51,7 +51,7 @@ const TOKENS = 64;
 export async function countDecoding(
   real: Device,
   config: Qwen3Config,
-  dtype: WeightType,
+  dtype: HeldType,
   batch: number,
 ): Promise<Counters> {
   // The outline samples zeros: without an end-of-text token every sequence has its full length.
@@ -112,15 +112,24 @@ export async function countTraining(
   return combineCounters(device.counters, before, (a, b) => a - b);
 }
 
-/** What is counted: the model that `tandem start` trains, and one of the size of Qwen3-0.6B. Nothing is computed. */
+/**
+ * What is counted: the model that `tandem start` trains, and one of the size of Qwen3-0.6B, which decodes with quantized
+ * matrices too. Nothing is computed.
+ */
 export async function countSteps(real: Device): Promise<CountedStep[]> {
   const steps: CountedStep[] = [];
-  for (const { model, name, dtype, train } of [
-    { model: recipeModel(), dtype: 'f32', train: { sequences: 512, length: 24 } },
-    { model: qwen06Model(), name: 'Qwen3-0.6B', dtype: 'bf16', train: { sequences: 8, length: 512 } },
+  for (const { model, name, dtypes, train } of [
+    { model: recipeModel(), dtypes: ['f32'], train: { sequences: 512, length: 24 } },
+    {
+      model: qwen06Model(),
+      name: 'Qwen3-0.6B',
+      dtypes: ['bf16', 'int8', 'int4'],
+      train: { sequences: 8, length: 512 },
+    },
   ] as const) {
     const add = async (
       step: CountedStep['step'],
+      dtype: HeldType,
       shape: string,
       count: (config: Qwen3Config) => Promise<Counters>,
     ) => {
@@ -132,9 +141,11 @@ export async function countSteps(real: Device): Promise<CountedStep[]> {
       const launchesPerLayer = counters.launches - fewer.launches;
       steps.push({ step, model: name ?? modelSize(model), shape, dtype, counters, launchesPerLayer });
     };
-    await add('decode', 'batch 1', (config) => countDecoding(real, config, dtype, 1));
-    await add('train', `${train.sequences}x${train.length}`, (config) =>
-      countTraining(real, config, dtype, train),
+    for (const dtype of dtypes)
+      await add('decode', dtype, 'batch 1', (config) => countDecoding(real, config, dtype, 1));
+    const [trained] = dtypes;
+    await add('train', trained, `${train.sequences}x${train.length}`, (config) =>
+      countTraining(real, config, trained, train),
     );
   }
   return steps;
