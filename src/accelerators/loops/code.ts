@@ -55,10 +55,15 @@ export function floatBits(value: number): number {
   return scratchBits[0];
 }
 
+const nameOf = (operand: IntOperand): string =>
+  typeof operand === 'number' ? `${operand}` : `r${operand.id}`;
+
 export class Code {
   readonly target: LoopTarget;
   #registers = 0;
   #body: Instr[] = [];
+  /** Results of integer arithmetic in the current block, to be used again. What a loop carries changes at its end only. */
+  #known = new Map<string, IntReg>();
 
   constructor(target: LoopTarget) {
     this.target = target;
@@ -87,17 +92,23 @@ export class Code {
 
   /** What `fill` emits, as a list of its own. */
   block(fill: () => void): Instr[] {
-    const outer = this.#body;
-    this.#body = [];
+    const [outer, known] = [this.#body, this.#known];
+    [this.#body, this.#known] = [[], new Map()];
     fill();
     const inner = this.#body;
-    this.#body = outer;
+    [this.#body, this.#known] = [outer, known];
     return inner;
   }
 
   for(lo: IntOperand, hi: IntOperand, step: number, body: (index: IntReg) => void): void {
     const index = this.newInt();
     this.emit({ o: 'for', index, lo, hi, step, body: this.block(() => body(index)) });
+  }
+
+  /** The same, written out where that is at most `times` times; `body` may get a number. */
+  repeat(lo: number, hi: number, step: number, times: number, body: (index: IntOperand) => void): void {
+    if (hi - lo > times * step) this.for(lo, hi, step, body);
+    else for (let index = lo; index < hi; index += step) body(index);
   }
 
   /** Splits total into pieces of `size` and a rest; `piece` gets its number. */
@@ -141,17 +152,24 @@ export class Code {
     if (b === 0 && (fn === 'add' || fn === 'sub' || fn === 'or')) return a;
     if (b === 1 && (fn === 'mul' || fn === 'div')) return a;
     if (b === 0 && fn === 'mul') return 0;
+    return this.#once(`${fn} ${nameOf(a)} ${nameOf(b)}`, (dst) =>
+      this.emit({ o: 'ibin', dst, fn, a: this.register(a), b }),
+    );
+  }
+
+  #once(key: string, compute: (dst: IntReg) => void): IntReg {
+    const known = this.#known.get(key);
+    if (known !== undefined) return known;
     const dst = this.newInt();
-    this.emit({ o: 'ibin', dst, fn, a: this.register(a), b });
+    compute(dst);
+    this.#known.set(key, dst);
     return dst;
   }
 
   /** Brings a sum or product back to 32 bits. */
   wrap(value: IntOperand): IntOperand {
     if (typeof value === 'number') return value;
-    const dst = this.newInt();
-    this.emit({ o: 'iwrap', dst, a: value });
-    return dst;
+    return this.#once(`wrap ${nameOf(value)}`, (dst) => this.emit({ o: 'iwrap', dst, a: value }));
   }
 
   /** The pointer `base + offset`. */

@@ -108,21 +108,18 @@ function lowerMap(context: Context, op: OpOf<'map'>, result: ValueId): void {
     isIntegerScalar(context.type(result)) &&
     values.every((value): value is Integer => value.at === 'integer')
   ) {
+    const known = op.args.map((id) => context.bounds(id));
+    const bounds = mapBounds(op.fn, known);
+    const [first] = known;
     const scalar = emitIntegerMap(
       context.code,
       op.fn,
       values.map(({ value }) => value),
       dtype,
+      { fits: bounds !== undefined, natural: first !== undefined && first[0] >= 0 },
     );
     if (scalar !== null) {
-      context.define(result, {
-        at: 'integer',
-        value: scalar,
-        bounds: mapBounds(
-          op.fn,
-          op.args.map((id) => context.bounds(id)),
-        ),
-      });
+      context.define(result, { at: 'integer', value: scalar, bounds });
       return;
     }
   }

@@ -138,15 +138,23 @@ export function emitMap(
   return EMIT[fn](code, args, kind);
 }
 
-type IntEmit = (code: Code, args: readonly IntOperand[], dtype: DType) => IntOperand;
+/** What is known of an operation on integers. */
+interface Known {
+  /** The result does not wrap. */
+  readonly fits: boolean;
+  /** The first argument is not negative. */
+  readonly natural: boolean;
+}
+
+type IntEmit = (code: Code, args: readonly IntOperand[], dtype: DType, known: Known) => IntOperand;
 const plain =
   (fn: 'and' | 'or' | 'xor' | 'min' | 'max' | 'rem' | 'lt' | 'le' | 'gt' | 'ge' | 'eq' | 'ne'): IntEmit =>
   (code, [a, b]) =>
     code.int(fn, a, b);
 const wrapped =
-  (fn: 'add' | 'sub' | 'mul' | 'div'): IntEmit =>
-  (code, [a, b]) =>
-    code.wrap(code.int(fn, a, b));
+  (fn: 'add' | 'sub' | 'mul'): IntEmit =>
+  (code, [a, b], _, { fits }) =>
+    fits ? code.int(fn, a, b) : code.wrap(code.int(fn, a, b));
 
 /** What integer registers compute by themselves, for i32 and bool (0 or 1) scalars; the rest goes through vectors. */
 const INTEGER: { readonly [F in MapFn]?: IntEmit } = {
@@ -156,7 +164,11 @@ const INTEGER: { readonly [F in MapFn]?: IntEmit } = {
   add: wrapped('add'),
   sub: wrapped('sub'),
   mul: wrapped('mul'),
-  div: wrapped('div'),
+  div: (code, [a, b], _, { fits, natural }) => {
+    const isPower = typeof b === 'number' && b > 0 && (b & (b - 1)) === 0;
+    if (natural && isPower && b > 1) return code.int('shr', a, 31 - Math.clz32(b));
+    return fits ? code.int('div', a, b) : code.wrap(code.int('div', a, b));
+  },
   rem: plain('rem'),
   min: plain('min'),
   max: plain('max'),
@@ -183,8 +195,9 @@ export function emitIntegerMap(
   fn: MapFn,
   args: readonly IntOperand[],
   dtype: DType,
+  known: Known,
 ): IntOperand | null {
-  return INTEGER[fn]?.(code, args, dtype) ?? null;
+  return INTEGER[fn]?.(code, args, dtype, known) ?? null;
 }
 
 /** Whether a cast keeps the lanes' bits as they are. */

@@ -7,7 +7,7 @@ import type { Bounds } from './bounds.ts';
 import { floatBits } from './code.ts';
 import type { Address, IntOperand, IntReg, MemoryType, VecReg } from './ir.ts';
 import type { Block, Context, Stored, Viewed } from './values.ts';
-import { viewedBlock } from './values.ts';
+import { viewedBlock, WRITTEN_OUT } from './values.ts';
 
 const MEMORY: { readonly [D in DType]?: MemoryType } = {
   f32: 'f32',
@@ -129,8 +129,7 @@ function walk(
         move(at(from, index, bytes), at(to, index, scratchStep), count, false);
       if (begin === 0 && end === shape[last]) {
         const whole = end - (end % code.lanes);
-        if (whole === code.lanes) vector(0, null);
-        else if (whole > 0) code.for(0, whole, code.lanes, (index) => vector(index, null));
+        code.repeat(0, whole, code.lanes, WRITTEN_OUT, (index) => vector(index, null));
         if (whole < end) vector(whole, end - whole);
       } else {
         code.for(begin, end, code.lanes, (index) => vector(index, code.int('sub', end, index)));

@@ -5,7 +5,7 @@ import { emitCast, emitMap } from './map.ts';
 import { fromMemory, loadInto, locateOp, storeFrom, toMemory } from './memory.ts';
 import { joining, PARTIALS } from './reduce.ts';
 import type { Block, Context, Stored } from './values.ts';
-import { elementBytes, viewedBlock } from './values.ts';
+import { elementBytes, viewedBlock, WRITTEN_OUT } from './values.ts';
 
 type LoadOp = Extract<Op, { op: 'load' }>;
 type StoreOp = Extract<Op, { op: 'store' }>;
@@ -167,8 +167,7 @@ class Nest {
     const full = (start: IntOperand) => {
       for (let k = 0; k < group; k++) vector(start, k, lanes);
     };
-    if (whole === chunk) full(0);
-    else if (whole > 0) code.for(0, whole, chunk, full);
+    code.repeat(0, whole, chunk, WRITTEN_OUT, full);
     for (let k = 0; whole + k * lanes < columns; k++)
       vector(whole, k, Math.min(lanes, columns - whole - k * lanes));
   }

@@ -120,6 +120,9 @@ export function joinsPairs(block: readonly number[], shape: readonly number[]): 
   );
 }
 
+/** Vectors of a row up to which there is no loop over them. */
+export const WRITTEN_OUT = 2;
+
 const ALIGNMENT = 64;
 const ROW = 16;
 
@@ -382,8 +385,7 @@ export class Context {
           });
           code.store(compute(args), at(pointers[tiles.length], index));
         };
-        if (columns <= code.lanes) step(0);
-        else code.for(0, columns, code.lanes, step);
+        code.repeat(0, columns, code.lanes, WRITTEN_OUT, step);
       },
     );
   }
