@@ -6,21 +6,10 @@ import type { Kernel } from '../tile/ir.ts';
 import type { Storage } from './common.ts';
 import { loadF32, memoized, storeAs, typeSuffix } from './common.ts';
 import { inPairs } from './panels.ts';
+import type { MatmulBlocks, Product, Schedule } from './schedule.ts';
+import { chooseBlocks } from './schedule.ts';
 
-/** Sizes of the block of C one program computes, and of the step along k. A schedule: results do not depend on it. */
-export interface MatmulBlocks {
-  readonly m: number;
-  readonly n: number;
-  readonly k: number;
-}
-
-/** How kernels are cut for an accelerator. Results do not depend on it. */
-export interface Schedule {
-  /** Rows, and columns, of a block of a matrix product, at most. */
-  readonly largestBlock?: number;
-  /** Programs that run at once; they should share a grid evenly. */
-  readonly parallel?: number;
-}
+export type { MatmulBlocks, Schedule } from './schedule.ts';
 
 /** What happens to a block of the product before it is stored: bias, residual, activation. */
 export interface Epilogue {
@@ -36,67 +25,33 @@ export interface Epilogue {
   readonly apply: (acc: Tile, inputs: readonly Tile[], k: KernelBuilder) => Tile;
 }
 
-export interface MatmulOptions extends Schedule {
-  readonly m: number;
-  readonly n: number;
-  readonly k: number;
-  /** Number of independent products; every view then has a first dimension of this size. */
-  readonly batch?: number;
-  /** a is held as [k, m]. */
-  readonly transA?: boolean;
-  /** b is held as [n, k]. */
-  readonly transB?: boolean;
-  /** b is held in panels of so many columns: see `panels.ts`. Not with `transB` or `batch`. */
-  readonly panel?: number;
-  readonly aType?: Storage;
-  readonly bType?: Storage;
-  readonly cType?: Storage;
+export interface MatmulOptions extends Product, Schedule {
   readonly blocks?: Partial<MatmulBlocks>;
-  /** c = c + result instead of c = result. The sum is rounded once more. */
-  readonly accumulate?: boolean;
   readonly epilogue?: Epilogue;
-}
-
-/** Rows of a product up to which reading b takes longer than multiplying. */
-const FEW_ROWS = 16;
-/** Elements along k that few rows are taken at once, so that their sums stay in registers for long. */
-const FEW_ROWS_STEP = 1024;
-/** A processor with large pages and a second cache of a megabyte gains nothing beyond. */
-const LARGEST_BLOCK = 256;
-/** Multiply-adds that take the time of bringing one element of an operand to where it is used. */
-const ELEMENT_COST = 8;
-/** Programs at once, where that is not known. */
-const PARALLEL = 4;
-
-/**
- * Block sizes where the caller names none: few rows (decode) are taken whole, so that weights are read once. Else large blocks, which use each element
- * often, as far as the grid stays even.
- */
-export function defaultBlocks(options: MatmulOptions): MatmulBlocks {
-  const { m, n, k, panel, transB, largestBlock = LARGEST_BLOCK, parallel = PARALLEL } = options;
-  if (panel !== undefined)
-    return m <= FEW_ROWS
-      ? { m, n: panel, k: Math.min(k, FEW_ROWS_STEP) }
-      : { m: Math.min(m, largestBlock, 128), n: 4 * panel, k: Math.min(k, 256) };
-  const step = Math.min(k, 256);
-  if (m <= FEW_ROWS) return { m, n: Math.min(n, transB ? 128 : 256), k: step };
-  const sizes = (total: number) =>
-    new Set([64, 128, LARGEST_BLOCK].map((size) => Math.min(size, largestBlock, total)));
-  let best = { m, n, cost: Number.POSITIVE_INFINITY };
-  for (const rows of sizes(m))
-    for (const columns of sizes(n)) {
-      const programs = ceilDiv(m, rows) * ceilDiv(n, columns);
-      const cost = ceilDiv(programs, parallel) * (rows * columns + ELEMENT_COST * (rows + columns));
-      if (cost < best.cost) best = { m: rows, n: columns, cost };
-    }
-  return { m: best.m, n: best.n, k: step };
 }
 
 /**
  * c[m, n] = epilogue(a[m, k] · b[k, n]). Views: a, b, the epilogue's inputs, c. Sums are in f32 in ascending k,
  * one fused multiply-add a step, so neither block sizes nor the number of rows change a bit of the result.
  */
-export const matmul: (options: MatmulOptions) => Kernel = memoized((options: MatmulOptions): Kernel => {
+export function matmul({
+  largestBlock,
+  parallel,
+  machine,
+  measured,
+  blocks,
+  ...product
+}: MatmulOptions): Kernel {
+  const chosen = chooseBlocks(product, { largestBlock, parallel, machine, measured });
+  return build({ ...product, blocks: { ...chosen, ...blocks } });
+}
+
+interface BuildOptions extends Product {
+  readonly blocks: MatmulBlocks;
+  readonly epilogue?: Epilogue;
+}
+
+const build: (options: BuildOptions) => Kernel = memoized((options: BuildOptions): Kernel => {
   const {
     m,
     n,
@@ -112,8 +67,8 @@ export const matmul: (options: MatmulOptions) => Kernel = memoized((options: Mat
     epilogue,
   } = options;
   const paired = panel !== undefined && inPairs(bType, depth);
-  const sizes = { ...defaultBlocks(options), ...options.blocks };
-  const block = { ...sizes, k: paired ? sizes.k + (sizes.k % 2) : sizes.k };
+  const { blocks } = options;
+  const block = { ...blocks, k: paired ? blocks.k + (blocks.k % 2) : blocks.k };
   if (panel !== undefined && (transB || batch !== undefined))
     throw new RangeError('a matrix in panels is neither transposed nor batched');
   /** Columns that one accumulator holds, and accumulators of a program. */

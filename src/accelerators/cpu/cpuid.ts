@@ -11,6 +11,8 @@ export interface Cache {
   readonly byteLength: number;
   readonly ways: number;
   readonly lineBytes: number;
+  /** Logical processors that share it, at most. */
+  readonly sharing: number;
 }
 
 /** Instruction sets by what the rest of the accelerator calls them. */
@@ -31,6 +33,8 @@ export type CpuFeature =
 export interface Processor {
   readonly brand: string;
   readonly vendor: string;
+  readonly family: number;
+  readonly model: number;
   readonly features: ReadonlySet<CpuFeature>;
   readonly caches: readonly Cache[];
 }
@@ -145,9 +149,22 @@ function readCaches(query: Query, vendor: string): Cache[] {
       byteLength: ways * partitions * lineBytes * (ecx + 1),
       ways,
       lineBytes,
+      sharing: ((eax >>> 14) & 0xfff) + 1,
     });
   }
   return caches;
+}
+
+/** Intel SDM volume 2, CPUID, figure 3-6: the extended parts count only where the base family is 15, or for a model 6. */
+function readModel(query: Query): { family: number; model: number } {
+  const { eax } = query(leafFeatures);
+  const base = (eax >>> 8) & 15;
+  const low = (eax >>> 4) & 15;
+  const extended = ((eax >>> 16) & 15) * 16 + low;
+  return {
+    family: base === 15 ? base + ((eax >>> 20) & 0xff) : base,
+    model: base === 15 || base === 6 ? extended : low,
+  };
 }
 
 let known: Processor | undefined;
@@ -196,6 +213,7 @@ function identify(native: Native): Processor {
     return {
       brand: readBrand(query),
       vendor,
+      ...readModel(query),
       features: new Set(features),
       caches: readCaches(query, vendor),
     };

@@ -23,6 +23,7 @@ import { type CpuFeature, type Processor, processor } from './cpuid.ts';
 import { availableMemory, usableThreads } from './host.ts';
 import { CodeBlock, DeviceHeap } from './memory.ts';
 import { loadNative, type Native } from './native.ts';
+import { scheduleOf } from './schedules.ts';
 import { LaunchList, ThreadPool } from './threads.ts';
 import { Tracer } from './tracer.ts';
 
@@ -130,11 +131,11 @@ class CpuDevice implements Device {
     this.#native = native;
     this.#isa = isa;
     this.info = describe(native, isa, threads);
-    this.schedule = { parallel: threads };
     const { features } = processor(native);
     this.#extensions = { vnni: features.has('avx512vnni'), bf16: features.has('avx512bf16') };
     const { target } = isas[isa];
     this.#target = { ...target, bf16Pairs: isa === 'avx512' && this.#extensions.bf16 };
+    this.schedule = scheduleOf(processor(native), this.#target, threads);
     this.#heap = new DeviceHeap(native, this);
     this.#pool = new ThreadPool(native, threads);
   }

@@ -1,0 +1,202 @@
+/**
+ * How matrix products are cut into blocks: what could be tried, a model of what it costs on a processor with caches,
+ * and the choice. Results do not depend on it.
+ */
+import { ceilDiv } from '../tile/builder.ts';
+import type { Storage } from './common.ts';
+
+/** Sizes of the block of C one program computes, and of the step along k. */
+export interface MatmulBlocks {
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+}
+
+/** What a product is apart from how it is cut. */
+export interface Product {
+  readonly m: number;
+  readonly n: number;
+  readonly k: number;
+  /** Number of independent products; every view then has a first dimension of this size. */
+  readonly batch?: number;
+  /** a is held as [k, m]. */
+  readonly transA?: boolean;
+  /** b is held as [n, k]. */
+  readonly transB?: boolean;
+  /** b is held in panels of so many columns: see `panels.ts`. Not with `transB` or `batch`. */
+  readonly panel?: number;
+  readonly aType?: Storage;
+  readonly bType?: Storage;
+  readonly cType?: Storage;
+  /** c = c + result instead of c = result. The sum is rounded once more. */
+  readonly accumulate?: boolean;
+  readonly epilogue?: {
+    readonly inputs: readonly { readonly dtype: Storage; readonly kind: 'full' | 'row' | 'column' }[];
+  };
+}
+
+/** A processor as far as the choice of blocks depends on it. */
+export interface Machine {
+  /** Bytes of the first and second cache of a core, and of the third. */
+  readonly caches: { readonly l1: number; readonly l2: number; readonly l3: number };
+  /** Elements of a vector. */
+  readonly lanes: number;
+  /** Rows and vectors of the sums that stay in registers. */
+  readonly tile: { readonly rows: number; readonly vectors: number };
+  /** One instruction multiplies pairs of bf16. */
+  readonly bf16Pairs: boolean;
+}
+
+/** How kernels are cut for an accelerator. */
+export interface Schedule {
+  /** Rows, and columns, of a block of a matrix product, at most. */
+  readonly largestBlock?: number;
+  /** Programs that run at once; they should share a grid evenly. */
+  readonly parallel?: number;
+  /** Without it, blocks are chosen by a rule that knows nothing of caches. */
+  readonly machine?: Machine;
+  /** Blocks that measuring has found for a product. */
+  readonly measured?: (product: Product) => MatmulBlocks | undefined;
+}
+
+/**
+ * Names a product and everything that its best blocks depend on: '512x3072x1024 n·panel32 bf16·bf16>f32 +full f32',
+ * rows x columns x depth.
+ */
+export function productName(product: Product): string {
+  const { m, n, k, batch, transA, transB, panel, accumulate, epilogue } = product;
+  const { aType = 'f32', bType = 'f32', cType = 'f32' } = product;
+  const size = `${batch === undefined ? '' : `${batch}*`}${m}x${n}x${k}`;
+  const layout = `${transA ? 't' : 'n'}·${panel === undefined ? (transB ? 't' : 'n') : `panel${panel}`}`;
+  const extras = (epilogue?.inputs ?? []).map(({ dtype, kind }) => ` +${kind} ${dtype}`);
+  return `${size} ${layout} ${aType}·${bType}>${cType}${accumulate ? ' accumulated' : ''}${extras.join('')}`;
+}
+
+/** Rows of a product up to which reading b takes longer than multiplying. */
+const FEW_ROWS = 16;
+/** Elements along k that few rows are taken at once, so that their sums stay in registers for long. */
+const FEW_ROWS_STEP = 1024;
+/** A processor with large pages and a second cache of a megabyte gains nothing beyond. */
+const LARGEST_BLOCK = 256;
+/** Multiply-adds that take the time of bringing one element of an operand to where it is used. */
+const ELEMENT_COST = 8;
+/** Programs at once, where that is not known. */
+const PARALLEL = 4;
+
+/**
+ * Blocks where nothing is known of the caches. Few rows (decode) are taken whole, so that weights are read once. Else
+ * large blocks, which use each element often, as far as the grid stays even.
+ */
+export function plainBlocks(
+  product: Product,
+  { largestBlock = LARGEST_BLOCK, parallel = PARALLEL }: Schedule,
+) {
+  const { m, n, k, panel, transB } = product;
+  if (panel !== undefined)
+    return m <= FEW_ROWS
+      ? { m, n: panel, k: Math.min(k, FEW_ROWS_STEP) }
+      : { m: Math.min(m, largestBlock, 128), n: 4 * panel, k: Math.min(k, 256) };
+  const step = Math.min(k, 256);
+  if (m <= FEW_ROWS) return { m, n: Math.min(n, transB ? 128 : 256), k: step };
+  const sizes = (total: number) =>
+    new Set([64, 128, LARGEST_BLOCK].map((size) => Math.min(size, largestBlock, total)));
+  let best = { m, n, cost: Number.POSITIVE_INFINITY };
+  for (const rows of sizes(m))
+    for (const columns of sizes(n)) {
+      const programs = ceilDiv(m, rows) * ceilDiv(n, columns);
+      const cost = ceilDiv(programs, parallel) * (rows * columns + ELEMENT_COST * (rows + columns));
+      if (cost < best.cost) best = { m: rows, n: columns, cost };
+    }
+  return { m: best.m, n: best.n, k: step };
+}
+
+/** What a product's parts take, in the time of one vector multiply-add. */
+export const COST = {
+  /** Of a register tile, to begin and end. */
+  tile: 8,
+  /** Of one vector of sums that goes into registers and back. */
+  sum: 2,
+  /** Of one vector of b that is packed, and of one whose elements must be turned for it. */
+  pack: 2.5,
+  turn: 5,
+  /** Of one vector of a that is copied because its rows would fall into one set of the cache. */
+  copy: 2,
+  /** Of a vector of 64 bytes that comes from the second cache, the third, and memory. */
+  second: 0.5,
+  third: 2,
+  memory: 5,
+  /** Of a program, to be claimed and begun. */
+  program: 300,
+};
+
+/** Of a cache, what a program can count on: the rest holds what else goes by. */
+const USABLE = 0.8;
+/** Rows whose distance this divides are copied, as in the lowering. */
+const CONFLICT = 2048;
+/** Register tiles along m up to which b is not packed, as in the lowering. */
+const UNPACKED = 2;
+const BYTES: { readonly [S in Storage]: number } = { f32: 4, bf16: 2 };
+
+/**
+ * Time that a product takes in blocks, in that of one vector multiply-add. A program packs its part of b, reads its
+ * part of a once for every register tile beside another, and sums as often as it goes along k; each comes from the
+ * first cache in which it stays meanwhile.
+ */
+export function predictedCost(
+  product: Product,
+  blocks: MatmulBlocks,
+  { caches, lanes, tile, bf16Pairs }: Machine,
+  parallel = 1,
+): number {
+  const { m, n, k, batch = 1, transA, transB, panel } = product;
+  const { aType = 'f32', bType = 'f32' } = product;
+  const steps = ceilDiv(k, blocks.k);
+  const paired = bf16Pairs && aType === 'bf16' && bType === 'bf16';
+  const rows = Math.min(tile.rows, blocks.m);
+  // Few rows leave registers for more vectors beside each other.
+  const vectors = rows < tile.rows ? Math.min(8, Math.floor((2 * tile.rows) / rows)) : tile.vectors;
+  const width = panel ?? vectors * lanes;
+  const across = ceilDiv(blocks.n, width);
+  const down = ceilDiv(blocks.m, rows);
+  const line = 64;
+
+  const multiply = (blocks.m * across * (width / lanes) * blocks.k) / (paired ? 2 : 1);
+  const tiles = across * down * (COST.tile + COST.sum * rows * (width / lanes));
+  const packed = panel === undefined && (transB === true || blocks.m > UNPACKED * tile.rows);
+  const packing = packed ? ((blocks.k * blocks.n) / lanes) * (transB ? COST.turn : COST.pack) : 0;
+  const stride = BYTES[aType] * k;
+  const copied =
+    aType === bType && !transA && blocks.m >= 8 && stride % (paired ? 2 * CONFLICT : CONFLICT) === 0;
+  const copying = copied || (aType === 'bf16' && !paired) ? ((blocks.m * blocks.k) / lanes) * COST.copy : 0;
+
+  const aBytes = blocks.m * blocks.k * (paired ? 2 : 4);
+  const bBytes = blocks.n * blocks.k * (packed ? 4 / (paired ? 2 : 1) : BYTES[bType]);
+  const sumBytes = 4 * blocks.m * blocks.n;
+  const strip = aBytes / down;
+  const panelBytes = bBytes / across;
+  /** Of what is used again after so many other bytes went by, for each line. */
+  const from = (between: number) =>
+    between <= USABLE * caches.l1
+      ? 0
+      : between <= USABLE * caches.l2
+        ? COST.second
+        : between <= USABLE * caches.l3
+          ? COST.third
+          : COST.memory;
+  // A panel of b is used by each strip of a; the whole of a by each panel; the sums at each step along k.
+  const again =
+    ((down - 1) * across * panelBytes * from(panelBytes + strip) +
+      (across - 1) * aBytes * from(aBytes + panelBytes) +
+      2 * sumBytes * from(sumBytes + aBytes + bBytes)) /
+    line;
+  const whole = batch * (m * k * BYTES[aType] + n * k * BYTES[bType] + 4 * m * n);
+  const first = ((blocks.m * BYTES[aType] + blocks.n * BYTES[bType]) * blocks.k * from(whole)) / line;
+  const program = steps * (multiply + tiles + packing + copying + again + first) + COST.program;
+  const programs = batch * ceilDiv(m, blocks.m) * ceilDiv(n, blocks.n);
+  return ceilDiv(programs, parallel) * program;
+}
+
+/** The blocks of a product: those that measuring found, else the rule's. */
+export function chooseBlocks(product: Product, schedule: Schedule): MatmulBlocks {
+  return schedule.measured?.(product) ?? plainBlocks(product, schedule);
+}
