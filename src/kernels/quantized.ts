@@ -6,7 +6,8 @@
  *
  * Four bytes along k are one i32, a quad (see `dot`). A matrix is held in panels (see `panels.ts`) of quads; with 4 bits
  * a word holds two quads of a group: as the low halves of its bytes one of the group's first half, as the high halves
- * the one at the same place of its second half. 4-bit values are held as q + 8.
+ * the one at the same place of its second half. Values are held raised, as q + 8 or q + 128: processors multiply signed
+ * with unsigned bytes. What that adds to a product is known from the sums of a's groups, and taken off.
  */
 import type { KernelBuilder, Tile } from '../tile/builder.ts';
 import { buildKernel, ceilDiv } from '../tile/builder.ts';
@@ -25,15 +26,15 @@ interface QuantizedRule {
   readonly groups: readonly number[];
   /** Quads in a word. */
   readonly quads: 1 | 2;
+  /** What values are raised by, so that none is negative, and the least of them. */
+  readonly raised: number;
+  readonly least: number;
 }
 
 export const QUANTIZED_TYPES: { readonly [T in QuantizedType]: QuantizedRule } = {
-  int8: { groups: [128, 64, 32], quads: 1 },
-  int4: { groups: [64, 32], quads: 2 },
+  int8: { groups: [128, 64, 32], quads: 1, raised: 128, least: -127 },
+  int4: { groups: [64, 32], quads: 2, raised: 8, least: -8 },
 };
-
-/** What each 4-bit value is raised by. */
-const RAISED = 8;
 
 export const quantizedTypes = Object.keys(QUANTIZED_TYPES) as QuantizedType[];
 export const isQuantized = (type: string): type is QuantizedType => Object.hasOwn(QUANTIZED_TYPES, type);
@@ -77,7 +78,7 @@ export const quantizeColumns: (options: QuantizeColumnsOptions) => Kernel = memo
     const { group, groups, words } = quantizedShape(type, rows);
     const panels = ceilDiv(columns, width);
     return buildKernel(`quantize_columns_${columns}x${rows}_${type}_panel${width}_${xType}`, (k) => {
-      const { quads } = QUANTIZED_TYPES[type];
+      const { quads, raised, least } = QUANTIZED_TYPES[type];
       const count = group / 4 / quads;
       const x = k.input('x', xType, [columns, groups, quads, count, 4]);
       const out = k.output('words', 'i32', [panels, words, width]);
@@ -104,17 +105,12 @@ export const quantizeColumns: (options: QuantizeColumnsOptions) => Kernel = memo
               .neg()
               .gt(top)
               .select(bottom, top)
-              .mul(-1 / RAISED)
+              .mul(-1 / raised)
       ).cast('bf16');
       const factor = inverse(k, scale.cast('f32'));
-      const word =
-        type === 'int8'
-          ? packed(halves[0].map((tile) => rounded(tile.mul(factor), -127, 127)))
-          : halves
-              .map((half) =>
-                packed(half.map((tile) => rounded(tile.mul(factor), -RAISED, RAISED - 1).add(RAISED))),
-              )
-              .reduce((low, high) => low.or(high.shl(4)));
+      const word = halves
+        .map((half) => packed(half.map((tile) => rounded(tile.mul(factor), least, raised - 1).add(raised))))
+        .reduce((low, high) => low.or(high.shl(4)));
       k.store(out, [panel, index.mul(count), 0], word.transpose().reshape([1, count, width]));
       k.store(scales, [panel, index, 0], scale.transpose().reshape([1, 1, width]));
     });
@@ -154,7 +150,7 @@ function leftOperand(k: KernelBuilder, { type, m, k: depth, blockRows = BLOCK_RO
     block: Math.min(m, blockRows),
     quads: k.input('quads', 'i32', [m, depth / 4]),
     scales: k.input('rowScales', 'f32', [m, quantizedShape(type, depth).groups]),
-    sums: type === 'int4' ? k.input('sums', 'i32', [m, quantizedShape(type, depth).groups]) : null,
+    sums: k.input('sums', 'i32', [m, quantizedShape(type, depth).groups]),
   };
 }
 
@@ -179,7 +175,7 @@ function panelProduct(
   { row, panel }: { readonly row: Tile; readonly panel: Tile },
 ): Tile {
   const { group, groups } = quantizedShape(type, depth);
-  const { quads: halves } = QUANTIZED_TYPES[type];
+  const { quads: halves, raised } = QUANTIZED_TYPES[type];
   const { block: rows, quads: a, scales: rowScales, sums } = left;
   const { width, words: b, scales } = right;
   const across = group / 4;
@@ -188,13 +184,16 @@ function panelProduct(
   /** The integer sums of a group, [rows, width]. */
   const product = (index: Tile): Tile => {
     const quads = (half: number) => k.load(a, [row, index.mul(across).add(half * count)], [rows, count]);
-    const word = k.load(b, [panel, index.mul(count), 0], [1, count, width]).reshape([count, width]);
-    if (sums === null) return k.dot(quads(0), word);
-    // Both are made in one pass over the words.
-    const [low, high] = [word.and(0x0f0f0f0f), word.shr(4).and(0x0f0f0f0f)];
-    const both = k.dot(quads(1), high, k.dot(quads(0), low));
+    const word = k
+      .load(b, [panel, index.mul(count), 0], [1, count, width])
+      .reshape([count, width])
+      .cast('u32');
+    const sum =
+      type === 'int8'
+        ? k.dot(quads(0), word)
+        : k.dot(quads(1), word.shr(4).and(0x0f0f0f0f), k.dot(quads(0), word.and(0x0f0f0f0f)));
     // What the values are raised by counts once for each element of a's group.
-    return both.sub(k.load(sums, [row, index], [rows, 1]).mul(RAISED));
+    return sum.sub(k.load(sums, [row, index], [rows, 1]).mul(raised));
   };
   const atOnce = Math.min(groups, Math.max(1, ROUND / group));
   const [sum] = k.loop(
@@ -216,8 +215,8 @@ function panelProduct(
 }
 
 /**
- * c[m, n] = epilogue(a · b), with a from `quantizeRows` and b from `quantizeColumns`. Views: quads, rowScales, sums (int4
- * only), words, scales, the epilogue's inputs, c.
+ * c[m, n] = epilogue(a · b), with a from `quantizeRows` and b from `quantizeColumns`. Views: quads, rowScales, sums,
+ * words, scales, the epilogue's inputs, c.
  */
 export const quantizedMatmul: (options: QuantizedMatmulOptions) => Kernel = memoized(
   (o: QuantizedMatmulOptions): Kernel => {
@@ -247,7 +246,7 @@ export const quantizedMatmul: (options: QuantizedMatmulOptions) => Kernel = memo
 
 /**
  * The products of the same rows with several matrices, in one launch, each as by `quantizedMatmul`. Views: quads,
- * rowScales, sums (int4 only), words and scales of each matrix, f32 [m, columns] of each.
+ * rowScales, sums, words and scales of each matrix, f32 [m, columns] of each.
  */
 export const quantizedMatmuls: (options: QuantizedMatmulsOptions) => Kernel = memoized(
   (o: QuantizedMatmulsOptions): Kernel => {
@@ -301,7 +300,7 @@ export const quantizedEmbedding: (options: QuantizedEmbeddingOptions) => Kernel 
     const { type, tokens, vocabulary, columns, xType = 'f32' } = o;
     const { group, groups, words } = quantizedShape(type, columns);
     const { width, count: panels } = panelsOf(vocabulary);
-    const { quads } = QUANTIZED_TYPES[type];
+    const { quads, raised } = QUANTIZED_TYPES[type];
     return buildKernel(`embedding_${tokens}_${vocabulary}x${columns}_${type}_${xType}`, (k) => {
       const count = group / 4 / quads;
       const ids = k.input('ids', 'i32', [tokens]);
@@ -329,9 +328,8 @@ export const quantizedEmbedding: (options: QuantizedEmbeddingOptions) => Kernel 
         );
       for (let half = 0; half < quads; half++)
         for (let place = 0; place < 4; place++) {
-          const byte = word.shl(24 - 8 * place).shr(24);
-          if (type === 'int8') put(half, place, byte);
-          else put(half, place, (half === 0 ? byte : byte.shr(4)).and(0xf).sub(RAISED));
+          const bits = word.shr(8 * place + 4 * half).and(type === 'int8' ? 0xff : 0xf);
+          put(half, place, bits.sub(raised));
         }
     });
   },

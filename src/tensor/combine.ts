@@ -97,7 +97,7 @@ export function productsOfRows(nodes: readonly Node[]): readonly (Combination & 
     if (others.length === 0) return [];
     const { type } = first.attributes;
     const [m, across] = first.inputs[0].shape;
-    const rows = first.inputs.slice(0, type === 'int4' ? 3 : 2);
+    const rows = first.inputs.slice(0, 3);
     const columns = set.map(({ attributes }) => attributes.columns);
     return {
       first,

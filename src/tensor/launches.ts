@@ -60,7 +60,7 @@ function matmulCall(step: Step, node: Node<'matmul'>, schedule: Schedule): Kerne
 
 function quantizedMatmulCall(step: Step, node: Node<'quantizedMatmul'>): KernelCall {
   const { type, columns } = node.attributes;
-  const [quads, scales, sums, ...matrix] = step.operands;
+  const [quads] = step.operands;
   const { expression } = step;
   const [c] = step.outputs;
   const kernel = quantizedMatmul({
@@ -71,8 +71,7 @@ function quantizedMatmulCall(step: Step, node: Node<'quantizedMatmul'>): KernelC
     cType: c.dtype as Storage,
     ...(expression === null ? {} : { epilogue: epilogueOf(step, expression) }),
   });
-  const rows = [quads, scales, ...(type === 'int4' ? [sums] : [])];
-  return { kernel, operands: [...rows, ...matrix, ...step.inputs, c] };
+  return { kernel, operands: [...step.operands, ...step.inputs, c] };
 }
 
 /** Rows quantized as an expression computes them. */

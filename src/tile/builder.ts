@@ -358,8 +358,8 @@ export class KernelBuilder {
   }
 
   /**
-   * Matrix product, added to `acc` when given. With `transA`, a is [k, m]; with `transB`, b is [n, k]. i32 operands hold
-   * four i8 an element.
+   * Matrix product, added to `acc` when given. With `transA`, a is [k, m]; with `transB`, b is [n, k]. i32 and u32
+   * operands hold four bytes an element.
    */
   dot(a: Tile, b: Tile, acc: Tile | null = null, options: { transA?: boolean; transB?: boolean } = {}): Tile {
     const transA = options.transA ?? false;

@@ -63,17 +63,11 @@ const MULTIPLY_ADD = {
     for (let shift = 24; shift >= 0; shift -= 8) total += Math.imul((x << shift) >> 24, (y << shift) >>> 24);
     return total | 0;
   },
-  signed: (x: number, y: number, sum: number) => {
-    let total = sum;
-    for (let shift = 24; shift >= 0; shift -= 8) total += Math.imul((x << shift) >> 24, (y << shift) >> 24);
-    return total | 0;
-  },
 };
 
-function multiplyAdd(a: DType, b: DType): (x: number, y: number, sum: number) => number {
+function multiplyAdd(a: DType): (x: number, y: number, sum: number) => number {
   if (isFloat(a)) return MULTIPLY_ADD.float;
-  if (b === 'u32') return MULTIPLY_ADD.quads;
-  return a === 'i32' ? MULTIPLY_ADD.signed : MULTIPLY_ADD.bytes;
+  return a === 'i32' ? MULTIPLY_ADD.quads : MULTIPLY_ADD.bytes;
 }
 
 /** The order in which a dot adds. */
@@ -365,7 +359,7 @@ const EXECUTE: Execute = {
     const [m, n] = machine.kernel.types[result].shape;
     const k = machine.kernel.types[op.a].shape[op.transA ? 0 : 1];
     const { dtype } = machine.kernel.types[op.a];
-    const step = multiplyAdd(dtype, machine.kernel.types[op.b].dtype);
+    const step = multiplyAdd(dtype);
     const order = orderAlongK(dtype, k);
     fill(machine, result, (element) => {
       const i = Math.floor(element / n);

@@ -135,8 +135,9 @@ export type Op =
    * are taken in pairs along k, of each the second first (k = 1, 0, 3, 2, …; a last one without a partner comes alone):
    * that is how processors multiply them. There, numbers below the smallest normal one may count as 0. So tiles of
    * bf16 should be of even size along k.
-   * i32 operands are quads: each element holds four i8 that follow each other along k, the first in the low byte, and
-   * the product of two elements is the sum of the four products; that is how processors multiply bytes.
+   * a in i32 and b in u32 are quads: each element holds four bytes that follow each other along k, the first in the low
+   * byte, signed ones in a and unsigned ones in b, and the product of two elements is the sum of the four products; that
+   * is how processors multiply bytes.
    */
   | {
       readonly op: 'dot';

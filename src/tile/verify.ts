@@ -64,7 +64,7 @@ const isFp8 = (dtype: DType) => dtype === 'f8e4m3' || dtype === 'f8e5m2';
 /** Element type of a dot's result, or null where the pair of operand types is not supported. */
 export function dotResult(a: DType, b: DType): 'f32' | 'i32' | null {
   if (isFp8(a) && isFp8(b)) return 'f32';
-  if (a === 'i32' && (b === 'u32' || b === 'i32')) return 'i32';
+  if (a === 'i32' && b === 'u32') return 'i32';
   if (a !== b) return null;
   if (a === 'i8') return 'i32';
   return a === 'f32' || a === 'bf16' || a === 'f16' ? 'f32' : null;

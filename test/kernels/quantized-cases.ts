@@ -81,10 +81,13 @@ function quantized(type: QuantizedType, x: readonly number[], columns: number, r
   };
 }
 
+const quad = (list: readonly number[], at: number) => list.slice(4 * at, 4 * at + 4);
+const quadsOf = (values: readonly number[]): number[] =>
+  Array.from({ length: values.length / 4 }, (_, at) => word(quad(values, at)));
+
 function wordsOf(type: QuantizedType, values: readonly number[]): number[] {
-  const quad = (list: readonly number[], at: number) => list.slice(4 * at, 4 * at + 4);
-  if (type === 'int8') return Array.from({ length: values.length / 4 }, (_, at) => word(quad(values, at)));
-  const raised = values.map((value) => value + 8);
+  const raised = values.map((value) => value + (type === 'int8' ? 128 : 8));
+  if (type === 'int8') return quadsOf(raised);
   const half = values.length / 8;
   return Array.from({ length: half }, (_, at) =>
     word(quad(raised, at).map((low, place) => low | (quad(raised, at + half)[place] << 4))),
@@ -96,7 +99,7 @@ export function rowsOf(x: readonly number[], group: number) {
   const list = groupsOf(x, group, rowGroup);
   return {
     list,
-    quads: list.flatMap(({ values }) => wordsOf('int8', values)),
+    quads: list.flatMap(({ values }) => quadsOf(values)),
     scales: list.map(({ scale }) => scale),
     sums: list.map(({ values }) => values.reduce((a, b) => a + b, 0)),
   };
@@ -203,7 +206,7 @@ function product(type: QuantizedType, m: number, n: number, k: number, seed = 53
     return sum;
   });
   const { quads, scales: rowScales, sums } = left;
-  return { left: { quads, rowScales, ...(type === 'int4' ? { sums } : {}) }, words, scales, c };
+  return { left: { quads, rowScales, sums }, words, scales, c };
 }
 
 function productCases(type: QuantizedType): Case[] {

@@ -195,7 +195,7 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
       const at = (Math.floor(k / group) * panels[1]) / groups + quad;
       const byte =
         words[(Math.floor(column / width) * panels[1] + at) * width + (column % width)] >> (8 * (k % 4));
-      return type === 'int8' ? (byte << 24) >> 24 : ((byte >> (4 * half)) & 15) - 8;
+      return type === 'int8' ? (byte & 255) - 128 : ((byte >> (4 * half)) & 15) - 8;
     };
     return [
       range(shape[0] * columns).map((index) => {

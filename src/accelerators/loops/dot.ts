@@ -4,7 +4,7 @@
  */
 import type { Op, ValueId } from '../../tile/ir.ts';
 import type { Arithmetic } from './arithmetic.ts';
-import { arithmeticOf, multiplier } from './arithmetic.ts';
+import { addProducts, arithmeticOf } from './arithmetic.ts';
 import type { IntOperand, IntReg, LoopTarget, VecReg } from './ir.ts';
 import { locateOp } from './memory.ts';
 import type { Operand } from './operands.ts';
@@ -48,7 +48,7 @@ const WIDEST = 8;
 /** Sums of a register tile of integers up to which additions take longer to finish than to begin. */
 const FEW_SUMS = 4;
 /** Sums do not depend on the order of additions. */
-const EXACT: ReadonlySet<Arithmetic> = new Set<Arithmetic>(['integer', 'quads', 'positive quads']);
+const EXACT: ReadonlySet<Arithmetic> = new Set<Arithmetic>(['integer', 'quads']);
 
 /** rows x vectors of the result. */
 function registerTile(context: Context, p: Product, corner: Corner, rows: number, vectors: number): void {
@@ -69,7 +69,6 @@ function registerTile(context: Context, p: Product, corner: Corner, rows: number
   });
   // Where there are few sums, a second set halves what waits for one another.
   const others = EXACT.has(p.arithmetic) && rows * vectors <= FEW_SUMS ? each(() => code.bits(0)) : null;
-  const multiply = multiplier(context, p.arithmetic, vectors);
   const moving = (start: IntReg): IntReg => {
     const dst = code.newInt();
     code.emit({ o: 'imove', dst, a: start });
@@ -98,10 +97,10 @@ function registerTile(context: Context, p: Product, corner: Corner, rows: number
           ? pairOf(context, load(2 * u, vector), both ? load(2 * u + 1, vector) : null)
           : load(u, vector),
       );
-      multiply.columns(columns);
       for (let row = 0; row < rows; row++) {
         const element = code.broadcast({ base: pa[term], displacement: a.k * u + a.step * row }, a.type);
-        multiply.row(element, columns, ((u + term) % 2 === 1 && others !== null ? others : sums)[row]);
+        const sum = ((u + term) % 2 === 1 && others !== null ? others : sums)[row];
+        addProducts(context, p.arithmetic, element, columns, sum);
       }
     });
   };
@@ -136,7 +135,6 @@ function registerTile(context: Context, p: Product, corner: Corner, rows: number
       code.emit({ o: 'vbin', dst, fn: 'iadd', a: dst, b: other });
     });
   });
-  multiply.finish(sums);
   sums.forEach((list, row) => {
     list.forEach((sum, vector) => {
       const to = at(corner.out, p.out, row, vector);
@@ -150,14 +148,12 @@ function registerTile(context: Context, p: Product, corner: Corner, rows: number
 function tileFor(
   { dotTile, vectorRegisters }: LoopTarget,
   m: number,
-  arithmetic: Arithmetic,
-  halves: boolean,
+  unpacked: boolean,
 ): LoopTarget['dotTile'] {
-  // Quads need registers for two constants and for the columns' sums.
-  const rows = arithmetic === 'quads' || halves ? Math.max(1, dotTile.rows - 2) : dotTile.rows;
+  // What is unpacked needs registers beside those of the words.
+  const rows = unpacked ? Math.max(1, dotTile.rows - 2) : dotTile.rows;
   if (m >= rows) return { ...dotTile, rows };
-  if (arithmetic === 'quads') return { ...dotTile, rows: m };
-  const fitting = Math.floor((vectorRegisters - 1) / (m + (halves ? 2 : 1)));
+  const fitting = Math.floor((vectorRegisters - 1) / (m + (unpacked ? 2 : 1)));
   return { ...dotTile, rows: m, vectors: Math.max(dotTile.vectors, Math.min(fitting, WIDEST)) };
 }
 
@@ -192,13 +188,12 @@ function destination(context: Context, store: StoreOp, [, n]: readonly number[])
 }
 
 /** Whether a product that adds to the result of another can be computed in one with it: their sums have no order. */
-export function joins({ code, kernel, positiveBytes }: Context, first: DotOp, second: DotOp): boolean {
-  const arithmetic = (op: DotOp) =>
-    arithmeticOf(code.target, [kernel.types[op.a].dtype, kernel.types[op.b].dtype], positiveBytes.has(op.b));
+export function joins({ code, kernel }: Context, first: DotOp, second: DotOp): boolean {
   const depth = (op: DotOp) => kernel.types[op.a].shape[op.transA ? 0 : 1];
+  const dtype = (op: DotOp) => kernel.types[op.a].dtype;
   return (
-    EXACT.has(arithmetic(first)) &&
-    arithmetic(first) === arithmetic(second) &&
+    EXACT.has(arithmeticOf(code.target, dtype(first))) &&
+    dtype(first) === dtype(second) &&
     first.transA === second.transA &&
     depth(first) === depth(second)
   );
@@ -219,11 +214,12 @@ export function lowerDot(
   const [m, n] = shape;
   const [op] = ops;
   const depth = context.type(op.a).shape[op.transA ? 0 : 1];
-  const types = [context.type(op.a).dtype, context.type(op.b).dtype] as const;
-  const arithmetic = arithmeticOf(code.target, types, context.positiveBytes.has(op.b));
-  // Halves of pairs need registers beside those of the pairs.
-  const halves = arithmetic !== 'pairs' && ops.some(({ b }) => context.viewed(b)?.paired);
-  const size = tileFor(code.target, m, arithmetic, halves);
+  const arithmetic = arithmeticOf(code.target, context.type(op.a).dtype);
+  const unpacked = ops.some(({ b }) => {
+    const value = context.viewed(b);
+    return value !== null && ((value.paired && arithmetic !== 'pairs') || value.unpacking.length > 0);
+  });
+  const size = tileFor(code.target, m, unpacked);
   const ready = ops.map((each) => ({
     a: operandA(context, each, m, depth, arithmetic),
     b: operandB(context, each, size, shape, depth, arithmetic),

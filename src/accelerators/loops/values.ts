@@ -1,7 +1,6 @@
 /** Where tile values live: scalars in registers, tiles as rows in scratch memory, and who still needs which buffer. */
 import type { DType } from '../../numerics/dtype.ts';
 import type { Kernel, MapFn, TileType, ValueId, View } from '../../tile/ir.ts';
-import { positiveBytes } from './arithmetic.ts';
 import type { Bounds } from './bounds.ts';
 import { Code } from './code.ts';
 import { deferrable } from './defer.ts';
@@ -155,8 +154,6 @@ export class Context {
   readonly scratch: IntReg;
   /** Values that are not loaded before the products that read them. */
   readonly deferred: ReadonlySet<ValueId>;
-  /** Values of which no byte has its upper bit set. */
-  readonly positiveBytes: ReadonlySet<ValueId>;
   readonly #values: (Value | Viewed | undefined)[];
   #free: { offset: number; bytes: number }[] = [];
   #end = 0;
@@ -166,7 +163,6 @@ export class Context {
   constructor(kernel: Kernel, target: LoopTarget) {
     this.kernel = kernel;
     this.deferred = deferrable(kernel);
-    this.positiveBytes = positiveBytes(kernel);
     this.code = new Code(target);
     this.scratch = this.code.newInt();
     this.code.emit({ o: 'parameter', dst: this.scratch, which: 'scratch' });

@@ -46,7 +46,7 @@ export function lowerDot(context: Context, elements: Elements, instruction: Inst
   const [a, b] = [operand(dot.a, !dot.transA), operand(dot.b, dot.transB)];
   const type = context.scalarType(result);
   const paired = context.type(dot.a).dtype === 'bf16';
-  const plus = multiplyAdd(code, context.type(dot.a).dtype, context.type(dot.b).dtype);
+  const plus = multiplyAdd(code, context.type(dot.a).dtype);
 
   const pieces = (multiply: (step: Step) => void) => {
     const piece = (from: Expr) => {
@@ -119,10 +119,10 @@ function partner(code: Code, k: Expr, count: Expr): Expr {
   return code.let(op('i32', 'select', less(op('i32', 'or', k, int(1)), count), other, k));
 }
 
-/** x * y + sum; `quads`: x and y are four bytes each. */
+/** x * y + sum. */
 type MultiplyAdd = (x: Expr, y: Expr, sum: Expr) => Expr;
 
-function multiplyAdd(code: Code, a: DType, b: DType): MultiplyAdd {
+function multiplyAdd(code: Code, a: DType): MultiplyAdd {
   if (isFloat(a)) return (x, y, sum) => op('f32', 'fma', x, y, sum);
   const bytes: MultiplyAdd = (x, y, sum) => op('i32', 'add', op('i32', 'mul', x, y), sum);
   if (a !== 'i32') return bytes;
@@ -131,11 +131,10 @@ function multiplyAdd(code: Code, a: DType, b: DType): MultiplyAdd {
     const value = op(type, 'shr', top, constant('u32', 24));
     return type === 'i32' ? value : op('i32', 'convert', value);
   };
-  const right = b === 'u32' ? 'u32' : 'i32';
   return (x, y, sum) => {
     const [u, v] = [code.let(x), code.let(y)];
     return [0, 1, 2, 3].reduce(
-      (total, place) => bytes(byte('i32', u, place), byte(right, v, place), total),
+      (total, place) => bytes(byte('i32', u, place), byte('u32', v, place), total),
       sum,
     );
   };
