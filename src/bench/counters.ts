@@ -5,7 +5,7 @@ import type { HeldType, WeightType } from '../inference/weights.ts';
 import { WeightStore } from '../inference/weights.ts';
 import type { Qwen3Config } from '../models/config.ts';
 import { newConfig } from '../models/config.ts';
-import type { BatchShape, Objective } from '../training/learner.ts';
+import type { Batch, BatchShape, Objective } from '../training/learner.ts';
 import { Learner } from '../training/learner.ts';
 import { settings } from './decoding.ts';
 import { modelSize, recipeModel } from './models.ts';
@@ -75,7 +75,8 @@ export async function countDecoding(
   return combineCounters(long, short, (a, b) => (a - b) / TOKENS);
 }
 
-const POLICY: Objective = {
+/** What reinforcement maximises by default. */
+export const POLICY: Objective = {
   kind: 'policy',
   loss_type: 'dapo',
   epsilon: 0.2,
@@ -86,6 +87,22 @@ const POLICY: Objective = {
   top_p: 1,
 };
 
+/** A batch for what runs nothing. */
+export function zeroBatch({ sequences, length }: BatchShape): Batch {
+  const count = sequences * length;
+  const integers = () => new Int32Array(count);
+  const floats = () => new Float32Array(count);
+  return {
+    ids: integers(),
+    targets: integers(),
+    weight: floats(),
+    advantage: floats(),
+    oldLogprob: floats(),
+    importance: floats(),
+    sequenceMean: floats(),
+  };
+}
+
 /** A step of reinforcement learning on one batch: gradients of the objective, and AdamW. */
 export async function countTraining(
   real: Device,
@@ -95,19 +112,8 @@ export async function countTraining(
 ): Promise<Counters> {
   const device = new OutlineDevice(real);
   await using learner = new Learner(device, config, dtype);
-  const count = shape.sequences * shape.length;
-  const integers = () => new Int32Array(count);
-  const floats = () => new Float32Array(count);
   const before = device.counters;
-  await learner.forwardBackward(POLICY, shape, {
-    ids: integers(),
-    targets: integers(),
-    weight: floats(),
-    advantage: floats(),
-    oldLogprob: floats(),
-    importance: floats(),
-    sequenceMean: floats(),
-  });
+  await learner.forwardBackward(POLICY, shape, zeroBatch(shape));
   await learner.optimStep(OPTIMIZER);
   return combineCounters(device.counters, before, (a, b) => a - b);
 }

@@ -3,7 +3,6 @@ import type { Device, DeviceBuffer, Executable, Launch } from '../accelerators/d
 import type { Epilogue } from '../kernels/matmul.ts';
 import { matmul } from '../kernels/matmul.ts';
 import type { MatmulBlocks, Product } from '../kernels/schedule.ts';
-import { productName } from '../kernels/schedule.ts';
 import { byteLength } from '../numerics/dtype.ts';
 import { f32ToBf16 } from '../numerics/float.ts';
 import { Random } from '../numerics/random.ts';
@@ -15,12 +14,11 @@ export interface TunedProduct extends Product {
   readonly epilogue?: Epilogue;
 }
 
-/** Bytes over which the measured launches go, so that operands are as far away as those of a program are. */
-const FOOTPRINT = 96 * 2 ** 20;
-/** Launches of a list at most: each is compiled into the list, and one of a small product takes microseconds. */
+/** Bytes over which runs go in turns, so that operands are as far away as those of a program are. */
+const FOOTPRINT = 64 * 2 ** 20;
 const MOST_COPIES = 64;
-/** A run shorter than this is repeated until it is as long. */
-const MIN_RUN_MS = 4;
+/** A run that is much longer is interrupted on a busy machine, a shorter one measures how runs begin. */
+const RUN_MS = 1.5;
 
 const viewBytes = ({ dtype, shape }: Kernel['views'][number]) => byteLength(dtype, elementCount(shape));
 const align = (bytes: number) => Math.ceil(bytes / 64) * 64;
@@ -28,19 +26,21 @@ const align = (bytes: number) => Math.ceil(bytes / 64) * 64;
 /** The product in several blocks, over the same operands, ready to be timed and compared. */
 export class Trial implements Disposable {
   readonly #device: Device;
-  readonly #product: TunedProduct;
   readonly #buffers: DeviceBuffer[] = [];
   readonly #copies: number;
-  readonly #executables: Executable[] = [];
   readonly #kernels: readonly Kernel[];
-  #repeat = 1;
+  /** Launches of a run. */
+  #length = 1;
+  /** By blocks: runs over one part of the copies after the other. */
+  #runs: Executable[][] = [];
+  /** How often each of the blocks has run. */
+  readonly #counts: number[];
 
   private constructor(device: Device, product: TunedProduct, blocks: readonly MatmulBlocks[]) {
     this.#device = device;
-    this.#product = product;
     this.#kernels = blocks.map((each) => matmul({ ...product, blocks: each }));
-    const { views } = this.#kernels[0];
-    const bytes = views.reduce((sum, view) => sum + align(viewBytes(view)), 0);
+    this.#counts = blocks.map(() => 0);
+    const bytes = this.#kernels[0].views.reduce((sum, view) => sum + align(viewBytes(view)), 0);
     this.#copies = Math.max(1, Math.min(MOST_COPIES, Math.ceil(FOOTPRINT / bytes)));
   }
 
@@ -48,7 +48,11 @@ export class Trial implements Disposable {
   static async open(device: Device, product: TunedProduct, blocks: readonly MatmulBlocks[]): Promise<Trial> {
     const trial = new Trial(device, product, blocks);
     try {
-      await trial.#prepare();
+      trial.#fill();
+      await trial.#compile();
+      const [seconds] = await trial.time([0], 3);
+      trial.#length = Math.max(1, Math.min(trial.#copies, Math.round(RUN_MS / 1000 / seconds)));
+      if (trial.#length > 1) await trial.#compile();
     } catch (error) {
       trial.dispose();
       throw error;
@@ -56,9 +60,8 @@ export class Trial implements Disposable {
     return trial;
   }
 
-  async #prepare(): Promise<void> {
-    const [{ views }] = this.#kernels;
-    views.forEach((view, index) => {
+  #fill(): void {
+    this.#kernels[0].views.forEach((view, index) => {
       const each = align(viewBytes(view));
       const buffer = this.#device.allocate(each * this.#copies);
       this.#buffers.push(buffer);
@@ -68,34 +71,45 @@ export class Trial implements Disposable {
       const data = view.dtype === 'bf16' ? f32ToBf16(values) : values;
       for (let copy = 0; copy < this.#copies; copy++) this.#device.write(buffer, data, copy * each);
     });
+  }
+
+  async #compile(): Promise<void> {
+    this.#disposeRuns();
+    const parts = Math.floor(this.#copies / this.#length);
     for (const kernel of this.#kernels) {
-      const launches = Array.from(
-        { length: this.#copies },
-        (_, copy): Launch => ({
-          kernel,
-          bindings: views.map((view, index) => ({
-            buffer: this.#buffers[index],
-            byteOffset: copy * align(viewBytes(view)),
-          })),
-        }),
-      );
-      this.#executables.push(await this.#device.compile(launches));
+      const runs: Executable[] = [];
+      this.#runs.push(runs);
+      for (let part = 0; part < parts; part++)
+        runs.push(
+          await this.#device.compile(
+            Array.from({ length: this.#length }, (_, i) => this.#launch(kernel, part * this.#length + i)),
+          ),
+        );
     }
+  }
+
+  #launch(kernel: Kernel, copy: number): Launch {
+    return {
+      kernel,
+      bindings: kernel.views.map((view, index) => ({
+        buffer: this.#buffers[index],
+        byteOffset: copy * align(viewBytes(view)),
+      })),
+    };
   }
 
   /** Runs each of the blocks once and compares. Throws where a result differs, naming the kernel. */
   async verify(): Promise<void> {
-    const [{ views }] = this.#kernels;
-    const index = views.findIndex(({ access }) => access !== 'read');
-    const buffer = this.#buffers[index];
+    const index = this.#kernels[0].views.findIndex(({ access }) => access !== 'read');
+    const bytes = viewBytes(this.#kernels[0].views[index]);
     const results: Uint8Array[] = [];
-    for (const executable of this.#executables) {
-      this.#device.write(buffer, new Uint8Array(buffer.byteLength));
-      await executable.run();
-      results.push(await this.#device.read(buffer));
+    for (const [run] of this.#runs) {
+      this.#device.write(this.#buffers[index], new Uint8Array(bytes));
+      await run.run();
+      results.push(await this.#device.read(this.#buffers[index], 0, bytes));
     }
-    results.forEach((bytes, which) => {
-      const at = bytes.findIndex((byte, i) => byte !== results[0][i]);
+    results.forEach((result, which) => {
+      const at = result.findIndex((byte, i) => byte !== results[0][i]);
       if (at >= 0)
         throw new Error(
           `kernel '${this.#kernels[which].name}' gives another result in other blocks, from byte ${at} on: ` +
@@ -106,34 +120,24 @@ export class Trial implements Disposable {
 
   /** Least seconds of one product, for those of the blocks that `which` lists, in turns. */
   async time(which: readonly number[], rounds: number): Promise<number[]> {
-    const best = which.map(() => Number.POSITIVE_INFINITY);
+    const least = which.map(() => Number.POSITIVE_INFINITY);
     for (let round = 0; round < rounds; round++)
       for (const [place, index] of which.entries()) {
-        let milliseconds = await this.#run(index);
-        while (milliseconds < MIN_RUN_MS) {
-          this.#repeat = Math.max(
-            this.#repeat + 1,
-            Math.ceil((1.2 * this.#repeat * MIN_RUN_MS) / milliseconds),
-          );
-          milliseconds = await this.#run(index);
-        }
-        best[place] = Math.min(best[place], milliseconds / 1000 / this.#repeat / this.#copies);
+        const runs = this.#runs[index];
+        const run = runs[this.#counts[index]++ % runs.length];
+        const start = performance.now();
+        await run.run();
+        least[place] = Math.min(least[place], (performance.now() - start) / 1000 / this.#length);
       }
-    return best;
+    return least;
   }
 
-  async #run(index: number): Promise<number> {
-    const start = performance.now();
-    await this.#executables[index].run(this.#repeat);
-    return performance.now() - start;
-  }
-
-  get name(): string {
-    return productName(this.#product);
+  #disposeRuns(): void {
+    for (const runs of this.#runs.splice(0)) for (const run of runs) run.dispose();
   }
 
   dispose(): void {
-    for (const executable of this.#executables.splice(0)) executable.dispose();
+    this.#disposeRuns();
     for (const buffer of this.#buffers.splice(0)) this.#device.free(buffer);
   }
   [Symbol.dispose](): void {

@@ -86,7 +86,7 @@ export function lowerDot(context: Context, elements: Elements, instruction: Inst
   const [rows, columns] = n === 1 ? [b, a] : [a, b];
   const rectangle = layout.rectangle as Rectangle;
   if (sums.space === 'private') {
-    const line = context.newArray(type, rectangle.slotColumns, 'private');
+    const line = context.newArray(context.scalarType(dot.b), rectangle.slotColumns, 'private');
     pieces((step) => multiplySlots({ context, plus, rectangle, sums, line, rows, columns, step }));
   } else {
     pieces((step) => {
