@@ -3,6 +3,7 @@ import type { Device, DeviceBuffer, Executable, Launch } from '../accelerators/d
 import type { Epilogue } from '../kernels/matmul.ts';
 import { matmul } from '../kernels/matmul.ts';
 import type { MatmulBlocks, Product } from '../kernels/schedule.ts';
+import { candidateBlocks, defaultBlocks, plainBlocks, productName } from '../kernels/schedule.ts';
 import { byteLength } from '../numerics/dtype.ts';
 import { f32ToBf16 } from '../numerics/float.ts';
 import { Random } from '../numerics/random.ts';
@@ -132,6 +133,11 @@ export class Trial implements Disposable {
     return least;
   }
 
+  /** Products of a run. */
+  get length(): number {
+    return this.#length;
+  }
+
   #disposeRuns(): void {
     for (const runs of this.#runs.splice(0)) for (const run of runs) run.dispose();
   }
@@ -143,4 +149,69 @@ export class Trial implements Disposable {
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+/** A product before and after it was tuned. */
+export interface Tuned {
+  readonly name: string;
+  readonly operations: number;
+  /** Blocks that were in use, and those that measured better by a clear margin; else the same. */
+  readonly before: MatmulBlocks;
+  readonly after: MatmulBlocks;
+  /** Least seconds of all that were measured, in turns. */
+  readonly secondsBefore: number;
+  readonly secondsAfter: number;
+}
+
+/** Blocks that the model expects most of, which are measured. */
+const TRIED = 6;
+/** Less is within what a machine that does other things too makes of equal code. */
+const CLEAR_GAIN = 0.98;
+/** Rounds in which all blocks are compared, and those of each of the proofs that the best one's lead was no chance. */
+const ROUNDS = { search: 12, proof: 8 };
+const PROOFS = 3;
+/** Seconds that a product may take, roughly: those of large models have fewer rounds. */
+const PATIENCE = 3;
+
+/** Measures a product in the blocks `before`, those of the model and of the plain rule. Throws where results differ. */
+export async function tuneProduct(
+  device: Device,
+  product: TunedProduct,
+  before: MatmulBlocks,
+): Promise<Tuned> {
+  const { schedule = {} } = device;
+  const tried = new Map<string, MatmulBlocks>();
+  for (const blocks of [
+    before,
+    defaultBlocks(product, schedule),
+    plainBlocks(product, schedule),
+    ...candidateBlocks(product, schedule).slice(0, TRIED),
+  ])
+    tried.set(`${blocks.m}x${blocks.n}x${blocks.k}`, blocks);
+  const list = [...tried.values()];
+  using trial = await Trial.open(device, product, list);
+  await trial.verify();
+  const all = list.map((_, index) => index);
+  const [estimate] = await trial.time([0], 2);
+  const most = Math.floor(PATIENCE / (estimate * trial.length * list.length));
+  const rounds = (wanted: number) => Math.max(3, Math.min(wanted, most));
+  const first = await trial.time(all, rounds(ROUNDS.search));
+  const best = all.reduce((least, index) => (first[index] < first[least] ? index : least));
+  let wins = first[best] <= CLEAR_GAIN * first[0];
+  let [secondsBefore, secondsBest] = [first[0], first[best]];
+  for (let proof = 0; wins && proof < PROOFS; proof++) {
+    const [usual, other] = await trial.time([0, best], rounds(ROUNDS.proof));
+    wins = other <= CLEAR_GAIN * usual;
+    secondsBefore = Math.min(secondsBefore, usual);
+    secondsBest = Math.min(secondsBest, other);
+  }
+  wins &&= secondsBest <= CLEAR_GAIN * secondsBefore;
+  return {
+    name: productName(product),
+    operations: 2 * (product.batch ?? 1) * product.m * product.n * product.k,
+    before,
+    after: wins ? list[best] : before,
+    secondsBefore,
+    secondsAfter: wins ? secondsBest : secondsBefore,
+  };
 }

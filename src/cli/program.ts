@@ -14,6 +14,7 @@ const COMMANDS: { readonly [name: string]: () => Promise<(program: Command) => v
   chat: async () => (await import('./chat.ts')).addChat,
   score: async () => (await import('./score.ts')).addScore,
   devices: async () => (await import('./devices.ts')).addDevices,
+  tune: async () => (await import('./tune.ts')).addTune,
   bench: async () => (await import('./bench.ts')).addBench,
 };
 

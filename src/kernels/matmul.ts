@@ -38,6 +38,7 @@ export function matmul({
   largestBlock,
   parallel,
   machine,
+  machineKey: _,
   measured,
   blocks,
   ...product

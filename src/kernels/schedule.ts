@@ -55,6 +55,8 @@ export interface Schedule {
   readonly parallel?: number;
   /** Without it, blocks are chosen by a rule that knows nothing of caches. */
   readonly machine?: Machine;
+  /** Names the machine in tables of measured blocks. */
+  readonly machineKey?: string;
   /** Blocks that measuring has found for a product. */
   readonly measured?: (product: Product) => MatmulBlocks | undefined;
 }
@@ -110,25 +112,23 @@ export function plainBlocks(
   return { m: best.m, n: best.n, k: step };
 }
 
-/** What a product's parts take, in the time of one vector multiply-add. */
-export const COST = {
+/** What a product's parts take, in the time of one vector multiply-add. Fitted to measurements on a Zen 4 core. */
+const COST = {
   /** Of a register tile, to begin and end. */
-  tile: 8,
+  tile: 12,
   /** Of one vector of sums that goes into registers and back. */
-  sum: 2,
-  /** Of one vector of b that is packed, and of one whose elements must be turned for it. */
-  pack: 2.5,
-  turn: 5,
+  sum: 10,
+  /** Of one vector of b that is packed. */
+  pack: 9,
   /** Of one vector of a that is copied because its rows would fall into one set of the cache. */
-  copy: 2,
-  /** Of a vector of 64 bytes that comes from the second cache, the third, and memory. */
-  second: 0.5,
+  copy: 3,
+  /** Of a cache line that comes from the second cache, the third, and memory. */
+  second: 0.4,
   third: 2,
-  memory: 5,
+  memory: 12,
   /** Of a program, to be claimed and begun. */
-  program: 300,
+  program: 50,
 };
-
 /** Of a cache, what a program can count on: the rest holds what else goes by. */
 const USABLE = 0.8;
 /** Rows whose distance this divides are copied, as in the lowering. */
@@ -163,7 +163,7 @@ export function predictedCost(
   const multiply = (blocks.m * across * (width / lanes) * blocks.k) / (paired ? 2 : 1);
   const tiles = across * down * (COST.tile + COST.sum * rows * (width / lanes));
   const packed = panel === undefined && (transB === true || blocks.m > UNPACKED * tile.rows);
-  const packing = packed ? ((blocks.k * blocks.n) / lanes) * (transB ? COST.turn : COST.pack) : 0;
+  const packing = packed ? ((blocks.k * blocks.n) / lanes) * COST.pack : 0;
   const stride = BYTES[aType] * k;
   const copied =
     aType === bType && !transA && blocks.m >= 8 && stride % (paired ? 2 * CONFLICT : CONFLICT) === 0;
@@ -189,14 +189,88 @@ export function predictedCost(
       (across - 1) * aBytes * from(aBytes + panelBytes) +
       2 * sumBytes * from(sumBytes + aBytes + bBytes)) /
     line;
-  const whole = batch * (m * k * BYTES[aType] + n * k * BYTES[bType] + 4 * m * n);
-  const first = ((blocks.m * BYTES[aType] + blocks.n * BYTES[bType]) * blocks.k * from(whole)) / line;
+  // Programs beside each other share their rows of a; all columns of b go by before they are read again.
+  const wholeA = blocks.m * k * BYTES[aType];
+  const wholeB = n * k * BYTES[bType];
+  const first =
+    (blocks.m * BYTES[aType] * blocks.k * from(wholeA) +
+      blocks.n * BYTES[bType] * blocks.k * from(wholeA + wholeB)) /
+    line;
   const program = steps * (multiply + tiles + packing + copying + again + first) + COST.program;
   const programs = batch * ceilDiv(m, blocks.m) * ceilDiv(n, blocks.n);
   return ceilDiv(programs, parallel) * program;
 }
 
-/** The blocks of a product: those that measuring found, else the rule's. */
+/** Sizes that blocks are tried in, before they are evened out. */
+const SIZES = { rows: [64, 128, 256, 512], columns: [64, 128, 256, 512], panels: [1, 2, 4, 8] };
+const DEPTHS = [128, 256, 512, 1024, 2048, 4096];
+/** What pieces are rounded up to: vectors of either length, and pairs. */
+const EVEN = 16;
+
+/** Pieces of `total`, none much above `size`, that leave little over: what is over is computed as if it were there. */
+const piece = (total: number, size: number) =>
+  Math.min(total, EVEN * Math.ceil(ceilDiv(total, ceilDiv(total, size)) / EVEN));
+
+/** Blocks worth a thought, the cheapest of the model first. Empty where the machine is not known. */
+export function candidateBlocks(product: Product, { machine, parallel }: Schedule): MatmulBlocks[] {
+  if (machine === undefined) return [];
+  const { m, n, k, panel } = product;
+  const distinct = (sizes: readonly number[]) => [...new Set(sizes)];
+  const rows = m <= FEW_ROWS ? [m] : distinct(SIZES.rows.map((size) => piece(m, size)));
+  const columns =
+    panel === undefined
+      ? distinct(SIZES.columns.map((size) => piece(n, size)))
+      : SIZES.panels.filter((count) => count === 1 || count * panel <= n).map((count) => count * panel);
+  const depths = distinct(DEPTHS.map((size) => piece(k, size)));
+  return rows
+    .flatMap((m) => columns.flatMap((n) => depths.map((k) => ({ m, n, k }))))
+    .map((blocks) => ({ blocks, cost: predictedCost(product, blocks, machine, parallel) }))
+    .sort((one, other) => one.cost - other.cost)
+    .map(({ blocks }) => blocks);
+}
+
+/** What the model cannot tell apart. */
+const UNCERTAIN = 1.02;
+
+/** Of what the model cannot tell from the cheapest, the blocks nearest to those of the plain rule, which are tried. */
+function modelBlocks(product: Product, schedule: Schedule): MatmulBlocks {
+  const usual = plainBlocks(product, schedule);
+  const { machine, parallel } = schedule;
+  if (machine === undefined) return usual;
+  const cost = (blocks: MatmulBlocks) => predictedCost(product, blocks, machine, parallel);
+  const distance = (blocks: MatmulBlocks) =>
+    Math.abs(Math.log2(blocks.m / usual.m)) +
+    Math.abs(Math.log2(blocks.n / usual.n)) +
+    Math.abs(Math.log2(blocks.k / usual.k));
+  const candidates = candidateBlocks(product, schedule);
+  const most = UNCERTAIN * cost(candidates[0]);
+  return [usual, ...candidates]
+    .filter((blocks) => cost(blocks) <= most)
+    .reduce((best, blocks) => (distance(blocks) < distance(best) ? blocks : best));
+}
+
+/** By machine and threads, then product: a program asks for the same products again and again. */
+const chosen = new WeakMap<Machine, Map<string, MatmulBlocks>>();
+
+/** Blocks of a product that were not measured: the model's where the machine is known, else the plain rule's. */
+export function defaultBlocks(product: Product, schedule: Schedule): MatmulBlocks {
+  const { machine, parallel, largestBlock } = schedule;
+  if (machine === undefined) return plainBlocks(product, schedule);
+  let known = chosen.get(machine);
+  if (known === undefined) {
+    known = new Map();
+    chosen.set(machine, known);
+  }
+  const key = `${parallel} ${largestBlock} ${productName(product)}`;
+  let blocks = known.get(key);
+  if (blocks === undefined) {
+    blocks = modelBlocks(product, schedule);
+    known.set(key, blocks);
+  }
+  return blocks;
+}
+
+/** The blocks of a product: those that measuring found, else the default ones. */
 export function chooseBlocks(product: Product, schedule: Schedule): MatmulBlocks {
-  return schedule.measured?.(product) ?? plainBlocks(product, schedule);
+  return schedule.measured?.(product) ?? defaultBlocks(product, schedule);
 }

@@ -139,30 +139,35 @@ function complain(path: string, reason: string): void {
 
 /** Measured blocks of a processor, and where they are from. */
 export interface KnownSchedules {
-  readonly key: string;
-  /** Products that the user's table, and the shipped one, have for this processor. */
+  /** In the user's table, and in the shipped one. */
   readonly own: Measured;
   readonly shipped: Measured;
 }
 
+/** What tables have for the processor that `processorKey` names; says so, once, where the user's cannot be read. */
 export function knownSchedules(key: string): KnownSchedules {
   const path = tablePath();
   const user = readUserTable(path);
   if (user.state === 'broken') complain(path, user.reason);
   const own = user.state === 'current' ? (user.table.processors[key] ?? {}) : {};
-  return { key, own, shipped: SHIPPED[key] ?? {} };
+  return { own, shipped: SHIPPED[key] ?? {} };
+}
+
+/** Blocks of a product in a table. */
+export function measuredIn(table: Measured, product: Product): MatmulBlocks | undefined {
+  const text = table[productName(product)];
+  return text === undefined ? undefined : (parseBlocks(text) ?? undefined);
 }
 
 /** What a device says of how its products are cut. */
 export function scheduleOf(processor: Processor, target: LoopTarget, threads: number): Schedule {
   const machine = machineOf(processor, target, threads);
+  const machineKey = processorKey(processor, machine, threads);
   // Nobody who only opens a device waits for a file.
   let known: KnownSchedules | undefined;
   const measured = (product: Product): MatmulBlocks | undefined => {
-    known ??= knownSchedules(processorKey(processor, machine, threads));
-    const name = productName(product);
-    const text = known.own[name] ?? known.shipped[name];
-    return text === undefined ? undefined : (parseBlocks(text) ?? undefined);
+    known ??= knownSchedules(machineKey);
+    return measuredIn(known.own, product) ?? measuredIn(known.shipped, product);
   };
-  return { parallel: threads, machine, measured };
+  return { parallel: threads, machine, machineKey, measured };
 }
