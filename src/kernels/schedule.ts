@@ -129,6 +129,8 @@ const COST = {
   /** Of a program, to be claimed and begun. */
   program: 50,
 };
+/** Of a program's time, what threads wait for the last one at the end, as they have other things to do now and then. */
+const UNEVEN = 0.05;
 /** Of a cache, what a program can count on: the rest holds what else goes by. */
 const USABLE = 0.8;
 /** Rows whose distance this divides are copied, as in the lowering. */
@@ -192,13 +194,15 @@ export function predictedCost(
   // Programs beside each other share their rows of a; all columns of b go by before they are read again.
   const wholeA = blocks.m * k * BYTES[aType];
   const wholeB = n * k * BYTES[bType];
+  // Of several rows of programs, those beside each other run on several threads, each of which fetches its rows.
+  const fetchA = parallel === 1 || blocks.m >= m ? from(wholeA) : Math.max(COST.third, from(wholeA));
   const first =
-    (blocks.m * BYTES[aType] * blocks.k * from(wholeA) +
+    (blocks.m * BYTES[aType] * blocks.k * fetchA +
       blocks.n * BYTES[bType] * blocks.k * from(wholeA + wholeB)) /
     line;
   const program = steps * (multiply + tiles + packing + copying + again + first) + COST.program;
   const programs = batch * ceilDiv(m, blocks.m) * ceilDiv(n, blocks.n);
-  return ceilDiv(programs, parallel) * program;
+  return (ceilDiv(programs, parallel) + (parallel > 1 ? UNEVEN : 0)) * program;
 }
 
 /** Sizes that blocks are tried in, before they are evened out. */
@@ -230,7 +234,7 @@ export function candidateBlocks(product: Product, { machine, parallel }: Schedul
 }
 
 /** What the model cannot tell apart. */
-const UNCERTAIN = 1.02;
+const UNCERTAIN = 1.03;
 
 /** Of what the model cannot tell from the cheapest, the blocks nearest to those of the plain rule, which are tried. */
 function modelBlocks(product: Product, schedule: Schedule): MatmulBlocks {
