@@ -124,7 +124,7 @@ const COST = {
   copy: 3,
   /** Of a cache line that comes from the second cache, the third, and memory. */
   second: 0.4,
-  third: 2,
+  third: 4,
   memory: 12,
   /** Of a program, to be claimed and begun. */
   program: 50,
