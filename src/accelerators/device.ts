@@ -56,6 +56,8 @@ export interface DeviceInfo {
   readonly threads: number;
   /** Bytes this device can allocate, as far as is known. */
   readonly memory: number;
+  /** For people: where the blocks of matrix products come from, where there is a choice. Of a probe only. */
+  readonly schedules?: string;
 }
 
 /** `await using device = await openDevice(…)` closes it. */

@@ -53,6 +53,9 @@ export interface Form {
   readonly layout: WeightLayout;
 }
 
+/** Tokens that are generated: the first one's program and the next one's are different. */
+const NEW = 2;
+
 const generation =
   (config: Qwen3Config, { held, computed, layout }: Form, batch: number, prompt: number): Work =>
   async (device) => {
@@ -60,10 +63,10 @@ const generation =
     const model = { ...config, eos_token_id: null };
     const engine = new Engine(device, weights.store, model, computed, layout);
     try {
-      const tokens = new Array<number>(prompt).fill(0);
+      const tokens = new Array<number>(Math.min(prompt, config.max_position_embeddings - NEW)).fill(0);
       await engine.generate(
         Array.from({ length: batch }, (_, id) => ({ id, tokens })),
-        settings(2),
+        settings(NEW),
       );
     } finally {
       await engine.dispose();

@@ -25,5 +25,12 @@ export async function saveTuned(path: string, key: string, tuned: readonly Tuned
     version: tableVersion(),
     processors: { ...processors, [key]: { ...Object.fromEntries(kept), ...improvements(tuned) } },
   };
-  await writeFileAtomic(path, `${JSON.stringify(table, null, 2)}\n`);
+  try {
+    await writeFileAtomic(path, `${JSON.stringify(table, null, 2)}\n`);
+  } catch (error) {
+    throw new Error(
+      `what was measured cannot be written to ${path}: ${(error as Error).message}; TANDEM_SCHEDULES names another file`,
+      { cause: error },
+    );
+  }
 }

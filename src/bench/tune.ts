@@ -34,13 +34,12 @@ export class Trial implements Disposable {
   #length = 1;
   /** By blocks: runs over one part of the copies after the other. */
   #runs: Executable[][] = [];
-  /** How often each of the blocks has run. */
-  readonly #counts: number[];
+  /** Runs so far: the next goes over other memory than the last, or its operands would still be in the caches. */
+  #count = 0;
 
   private constructor(device: Device, product: TunedProduct, blocks: readonly MatmulBlocks[]) {
     this.#device = device;
     this.#kernels = blocks.map((each) => matmul({ ...product, blocks: each }));
-    this.#counts = blocks.map(() => 0);
     const bytes = this.#kernels[0].views.reduce((sum, view) => sum + align(viewBytes(view)), 0);
     this.#copies = Math.max(1, Math.min(MOST_COPIES, Math.ceil(FOOTPRINT / bytes)));
   }
@@ -125,7 +124,7 @@ export class Trial implements Disposable {
     for (let round = 0; round < rounds; round++)
       for (const [place, index] of which.entries()) {
         const runs = this.#runs[index];
-        const run = runs[this.#counts[index]++ % runs.length];
+        const run = runs[this.#count++ % runs.length];
         const start = performance.now();
         await run.run();
         least[place] = Math.min(least[place], (performance.now() - start) / 1000 / this.#length);

@@ -21,7 +21,7 @@ export function addDevices(program: Command): void {
     .description('List the accelerators of this machine, and why others are absent')
     .option(
       '--json',
-      'print JSON: an array of { name, available, reason, description, features, threads, memory }',
+      'print JSON: an array of { name, available, reason, description, features, threads, memory, schedules }',
     )
     .addHelpText('after', '\nExamples:\n  $ tandem devices\n  $ tandem devices --json')
     .action(async ({ json }: { json?: boolean }) => {
@@ -35,10 +35,15 @@ export function addDevices(program: Command): void {
           features: info?.features ?? [],
           threads: info?.threads ?? 0,
           memory: info?.memory ?? 0,
+          schedules: info?.schedules ?? null,
         }));
         console.log(JSON.stringify(rows, null, 2));
         return;
       }
-      for (const line of probes.flatMap(deviceLines)) console.log(line);
+      for (const probe of probes) {
+        for (const line of deviceLines(probe)) console.log(line);
+        const schedules = probe.info?.schedules;
+        if (schedules !== undefined) console.log(`  ${''.padEnd(12)} blocks of products: ${schedules}`);
+      }
     });
 }

@@ -5,13 +5,8 @@ import { InvalidArgumentError, Option } from 'commander';
 import { createLogUpdate } from 'log-update';
 import pc from 'picocolors';
 import { z } from 'zod';
-import {
-  blocksText,
-  knownSchedules,
-  measuredIn,
-  readUserTable,
-  tablePath,
-} from '../accelerators/cpu/schedules.ts';
+import { blocksText, measuredIn, readUserTable, tablePath } from '../accelerators/cpu/schedules.ts';
+import { SHIPPED } from '../accelerators/cpu/schedules-shipped.ts';
 import type { Device } from '../accelerators/device.ts';
 import { openDevice } from '../accelerators/registry.ts';
 import type { Form } from '../bench/products.ts';
@@ -97,7 +92,7 @@ async function tune(options: Options): Promise<void> {
   const key = schedule.machineKey as string;
   say(`cpu: ${info.description}, ${info.threads} thread${info.threads === 1 ? '' : 's'}`);
   const products = await gather(device, options);
-  const { shipped } = knownSchedules(key);
+  const shipped = SHIPPED[key] ?? {};
   const live = process.stderr.isTTY ? createLogUpdate(process.stderr) : null;
   const tuned: Tuned[] = [];
   try {

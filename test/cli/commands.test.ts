@@ -22,6 +22,7 @@ const COMMANDS = [
   ['chat'],
   ['score'],
   ['devices'],
+  ['tune'],
   ['bench'],
 ] as const;
 

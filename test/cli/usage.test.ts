@@ -78,10 +78,16 @@ test('devices: one object per accelerator', async () => {
   assert.equal(code, 0);
   const devices = JSON.parse(out) as Record<string, unknown>[];
   for (const device of devices) {
-    assert.deepEqual(
-      Object.keys(device).sort(),
-      ['available', 'description', 'features', 'memory', 'name', 'reason', 'threads'].sort(),
-    );
+    assert.deepEqual(Object.keys(device).sort(), [
+      'available',
+      'description',
+      'features',
+      'memory',
+      'name',
+      'reason',
+      'schedules',
+      'threads',
+    ]);
     assert.ok(
       device.available === true || (device.reason as string).length > 0,
       `${device.name} says why it is absent`,

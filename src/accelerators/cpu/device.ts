@@ -23,7 +23,7 @@ import { type CpuFeature, type Processor, processor } from './cpuid.ts';
 import { availableMemory, usableThreads } from './host.ts';
 import { CodeBlock, DeviceHeap } from './memory.ts';
 import { loadNative, type Native } from './native.ts';
-import { scheduleOf } from './schedules.ts';
+import { describeSchedules, scheduleOf } from './schedules.ts';
 import { LaunchList, ThreadPool } from './threads.ts';
 import { Tracer } from './tracer.ts';
 
@@ -100,6 +100,11 @@ function describe(native: Native, isa: Isa, threads: number): DeviceInfo {
   };
 }
 
+const targetOf = (native: Native, isa: Isa): LoopTarget => ({
+  ...isas[isa].target,
+  bf16Pairs: isa === 'avx512' && processor(native).features.has('avx512bf16'),
+});
+
 /** A kernel's machine code. */
 interface CompiledKernel {
   readonly entry: bigint;
@@ -133,8 +138,7 @@ class CpuDevice implements Device {
     this.info = describe(native, isa, threads);
     const { features } = processor(native);
     this.#extensions = { vnni: features.has('avx512vnni'), bf16: features.has('avx512bf16') };
-    const { target } = isas[isa];
-    this.#target = { ...target, bf16Pairs: isa === 'avx512' && this.#extensions.bf16 };
+    this.#target = targetOf(native, isa);
     this.schedule = scheduleOf(processor(native), this.#target, threads);
     this.#heap = new DeviceHeap(native, this);
     this.#pool = new ThreadPool(native, threads);
@@ -340,7 +344,10 @@ export const cpuFactory: DeviceFactory = {
   async probe() {
     try {
       const native = await loadNative();
-      const info = describe(native, chooseIsa(processor(native)), usableThreads(native));
+      const isa = chooseIsa(processor(native));
+      const threads = usableThreads(native);
+      const schedules = describeSchedules(processor(native), targetOf(native, isa), threads);
+      const info = { ...describe(native, isa, threads), schedules };
       return { name: 'cpu', available: true, reason: '', info };
     } catch (error) {
       return {

@@ -171,3 +171,18 @@ export function scheduleOf(processor: Processor, target: LoopTarget, threads: nu
   };
   return { parallel: threads, machine, machineKey, measured };
 }
+
+/** Where blocks come from on a processor, in a few words. */
+export function describeSchedules(processor: Processor, target: LoopTarget, threads: number): string {
+  const key = processorKey(processor, machineOf(processor, target, threads), threads);
+  const user = readUserTable();
+  const own = user.state === 'current' ? Object.keys(user.table.processors[key] ?? {}).length : 0;
+  const shipped = Object.keys(SHIPPED[key] ?? {}).length;
+  const parts = [
+    ...(own > 0 ? [`${own} from a table of its own`] : []),
+    ...(user.state === 'outdated' ? ['none from a table of another version (run tandem tune)'] : []),
+    ...(user.state === 'broken' ? ['none from a table that cannot be read (run tandem tune)'] : []),
+    ...(shipped > 0 ? [`${shipped} from the table that comes with Tandem`] : []),
+  ];
+  return [...parts, `${parts.length > 0 ? 'others' : 'all'} from the sizes of the caches`].join(', ');
+}
