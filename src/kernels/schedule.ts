@@ -133,77 +133,81 @@ const COST = {
 const UNEVEN = 0.05;
 /** Of a cache, what a program can count on: the rest holds what else goes by. */
 const USABLE = 0.8;
+/** Bytes of a cache line. */
+const LINE = 64;
 /** Rows whose distance this divides are copied, as in the lowering. */
 const CONFLICT = 2048;
 /** Register tiles along m up to which b is not packed, as in the lowering. */
 const UNPACKED = 2;
 const BYTES: { readonly [S in Storage]: number } = { f32: 4, bf16: 2 };
 
+/** What `predictedCost` says of every choice of blocks. */
+function costModel(
+  product: Product,
+  { caches, lanes, tile, bf16Pairs }: Machine,
+  parallel: number,
+): (blocks: MatmulBlocks) => number {
+  const { m, n, k, batch = 1, transA, transB, panel, aType = 'f32', bType = 'f32' } = product;
+  const [bytesA, bytesB] = [BYTES[aType], BYTES[bType]];
+  const paired = bf16Pairs && aType === 'bf16' && bType === 'bf16';
+  const stride = bytesA * k;
+  const conflicts = aType === bType && !transA && stride % (paired ? 2 * CONFLICT : CONFLICT) === 0;
+  const widened = aType === 'bf16' && !paired;
+  const [l1, l2, l3] = [USABLE * caches.l1, USABLE * caches.l2, USABLE * caches.l3];
+  /** Of a line that is used again after so many bytes went by. */
+  const from = (between: number) =>
+    between <= l1 ? 0 : between <= l2 ? COST.second : between <= l3 ? COST.third : COST.memory;
+
+  return (blocks) => {
+    const steps = ceilDiv(k, blocks.k);
+    const rows = Math.min(tile.rows, blocks.m);
+    // Few rows leave registers for more vectors beside each other.
+    const vectors = rows < tile.rows ? Math.min(8, Math.floor((2 * tile.rows) / rows)) : tile.vectors;
+    const width = panel ?? vectors * lanes;
+    const across = ceilDiv(blocks.n, width);
+    const down = ceilDiv(blocks.m, rows);
+
+    const multiply = (blocks.m * across * (width / lanes) * blocks.k) / (paired ? 2 : 1);
+    const tiles = across * down * (COST.tile + COST.sum * rows * (width / lanes));
+    const packed = panel === undefined && (transB === true || blocks.m > UNPACKED * tile.rows);
+    const packing = packed ? ((blocks.k * blocks.n) / lanes) * COST.pack : 0;
+    const copied = widened || (conflicts && blocks.m >= 8);
+    const copying = copied ? ((blocks.m * blocks.k) / lanes) * COST.copy : 0;
+
+    const aBytes = blocks.m * blocks.k * (paired ? 2 : 4);
+    const bBytes = blocks.n * blocks.k * (packed ? 4 / (paired ? 2 : 1) : bytesB);
+    const sumBytes = 4 * blocks.m * blocks.n;
+    const strip = aBytes / down;
+    const panelBytes = bBytes / across;
+    // A panel of b is used by each strip of a; the whole of a by each panel; the sums at each step along k.
+    const again =
+      (down - 1) * bBytes * from(panelBytes + strip) +
+      (across - 1) * aBytes * from(aBytes + panelBytes) +
+      2 * sumBytes * from(sumBytes + aBytes + bBytes);
+    // Programs beside each other share their rows of a; all columns of b go by before they are read again.
+    const wholeA = blocks.m * k * bytesA;
+    const wholeB = n * k * bytesB;
+    // Of several rows of programs, those beside each other run on several threads, each of which fetches its rows.
+    const fetchA = parallel === 1 || blocks.m >= m ? from(wholeA) : Math.max(COST.third, from(wholeA));
+    const first =
+      blocks.m * bytesA * blocks.k * fetchA + blocks.n * bytesB * blocks.k * from(wholeA + wholeB);
+    const program = steps * (multiply + tiles + packing + copying + (again + first) / LINE) + COST.program;
+    const programs = batch * ceilDiv(m, blocks.m) * ceilDiv(n, blocks.n);
+    return (ceilDiv(programs, parallel) + (parallel > 1 ? UNEVEN : 0)) * program;
+  };
+}
+
 /**
  * Time that a product takes in blocks, in that of one vector multiply-add. A program packs its part of b, reads its
  * part of a once for every register tile beside another, and sums as often as it goes along k; each comes from the
  * first cache in which it stays meanwhile.
  */
-export function predictedCost(
+export const predictedCost = (
   product: Product,
   blocks: MatmulBlocks,
-  { caches, lanes, tile, bf16Pairs }: Machine,
+  machine: Machine,
   parallel = 1,
-): number {
-  const { m, n, k, batch = 1, transA, transB, panel } = product;
-  const { aType = 'f32', bType = 'f32' } = product;
-  const steps = ceilDiv(k, blocks.k);
-  const paired = bf16Pairs && aType === 'bf16' && bType === 'bf16';
-  const rows = Math.min(tile.rows, blocks.m);
-  // Few rows leave registers for more vectors beside each other.
-  const vectors = rows < tile.rows ? Math.min(8, Math.floor((2 * tile.rows) / rows)) : tile.vectors;
-  const width = panel ?? vectors * lanes;
-  const across = ceilDiv(blocks.n, width);
-  const down = ceilDiv(blocks.m, rows);
-  const line = 64;
-
-  const multiply = (blocks.m * across * (width / lanes) * blocks.k) / (paired ? 2 : 1);
-  const tiles = across * down * (COST.tile + COST.sum * rows * (width / lanes));
-  const packed = panel === undefined && (transB === true || blocks.m > UNPACKED * tile.rows);
-  const packing = packed ? ((blocks.k * blocks.n) / lanes) * COST.pack : 0;
-  const stride = BYTES[aType] * k;
-  const copied =
-    aType === bType && !transA && blocks.m >= 8 && stride % (paired ? 2 * CONFLICT : CONFLICT) === 0;
-  const copying = copied || (aType === 'bf16' && !paired) ? ((blocks.m * blocks.k) / lanes) * COST.copy : 0;
-
-  const aBytes = blocks.m * blocks.k * (paired ? 2 : 4);
-  const bBytes = blocks.n * blocks.k * (packed ? 4 / (paired ? 2 : 1) : BYTES[bType]);
-  const sumBytes = 4 * blocks.m * blocks.n;
-  const strip = aBytes / down;
-  const panelBytes = bBytes / across;
-  /** Of what is used again after so many other bytes went by, for each line. */
-  const from = (between: number) =>
-    between <= USABLE * caches.l1
-      ? 0
-      : between <= USABLE * caches.l2
-        ? COST.second
-        : between <= USABLE * caches.l3
-          ? COST.third
-          : COST.memory;
-  // A panel of b is used by each strip of a; the whole of a by each panel; the sums at each step along k.
-  const again =
-    ((down - 1) * across * panelBytes * from(panelBytes + strip) +
-      (across - 1) * aBytes * from(aBytes + panelBytes) +
-      2 * sumBytes * from(sumBytes + aBytes + bBytes)) /
-    line;
-  // Programs beside each other share their rows of a; all columns of b go by before they are read again.
-  const wholeA = blocks.m * k * BYTES[aType];
-  const wholeB = n * k * BYTES[bType];
-  // Of several rows of programs, those beside each other run on several threads, each of which fetches its rows.
-  const fetchA = parallel === 1 || blocks.m >= m ? from(wholeA) : Math.max(COST.third, from(wholeA));
-  const first =
-    (blocks.m * BYTES[aType] * blocks.k * fetchA +
-      blocks.n * BYTES[bType] * blocks.k * from(wholeA + wholeB)) /
-    line;
-  const program = steps * (multiply + tiles + packing + copying + again + first) + COST.program;
-  const programs = batch * ceilDiv(m, blocks.m) * ceilDiv(n, blocks.n);
-  return (ceilDiv(programs, parallel) + (parallel > 1 ? UNEVEN : 0)) * program;
-}
+): number => costModel(product, machine, parallel)(blocks);
 
 /** Sizes that blocks are tried in, before they are evened out. */
 const SIZES = { rows: [64, 128, 256, 512], columns: [64, 128, 256, 512], panels: [1, 2, 4, 8] };
@@ -215,9 +219,12 @@ const EVEN = 16;
 const piece = (total: number, size: number) =>
   Math.min(total, EVEN * Math.ceil(ceilDiv(total, ceilDiv(total, size)) / EVEN));
 
-/** Blocks worth a thought, the cheapest of the model first. Empty where the machine is not known. */
-export function candidateBlocks(product: Product, { machine, parallel }: Schedule): MatmulBlocks[] {
-  if (machine === undefined) return [];
+interface Priced {
+  readonly blocks: MatmulBlocks;
+  readonly cost: number;
+}
+
+function pricedBlocks(product: Product, cost: (blocks: MatmulBlocks) => number): Priced[] {
   const { m, n, k, panel } = product;
   const distinct = (sizes: readonly number[]) => [...new Set(sizes)];
   const rows = m <= FEW_ROWS ? [m] : distinct(SIZES.rows.map((size) => piece(m, size)));
@@ -226,9 +233,20 @@ export function candidateBlocks(product: Product, { machine, parallel }: Schedul
       ? distinct(SIZES.columns.map((size) => piece(n, size)))
       : SIZES.panels.filter((count) => count === 1 || count * panel <= n).map((count) => count * panel);
   const depths = distinct(DEPTHS.map((size) => piece(k, size)));
-  return rows
-    .flatMap((m) => columns.flatMap((n) => depths.map((k) => ({ m, n, k }))))
-    .map((blocks) => ({ blocks, cost: predictedCost(product, blocks, machine, parallel) }))
+  const priced: Priced[] = [];
+  for (const m of rows)
+    for (const n of columns)
+      for (const k of depths) {
+        const blocks = { m, n, k };
+        priced.push({ blocks, cost: cost(blocks) });
+      }
+  return priced;
+}
+
+/** Blocks worth a thought, the cheapest of the model first. Empty where the machine is not known. */
+export function candidateBlocks(product: Product, { machine, parallel = 1 }: Schedule): MatmulBlocks[] {
+  if (machine === undefined) return [];
+  return pricedBlocks(product, costModel(product, machine, parallel))
     .sort((one, other) => one.cost - other.cost)
     .map(({ blocks }) => blocks);
 }
@@ -237,19 +255,18 @@ export function candidateBlocks(product: Product, { machine, parallel }: Schedul
 const UNCERTAIN = 1.03;
 
 /** Of what the model cannot tell from the cheapest, the blocks nearest to those of the plain rule, which are tried. */
-function modelBlocks(product: Product, schedule: Schedule): MatmulBlocks {
+function modelBlocks(product: Product, machine: Machine, schedule: Schedule): MatmulBlocks {
+  const cost = costModel(product, machine, schedule.parallel ?? 1);
   const usual = plainBlocks(product, schedule);
-  const { machine, parallel } = schedule;
-  if (machine === undefined) return usual;
-  const cost = (blocks: MatmulBlocks) => predictedCost(product, blocks, machine, parallel);
-  const distance = (blocks: MatmulBlocks) =>
-    Math.abs(Math.log2(blocks.m / usual.m)) +
-    Math.abs(Math.log2(blocks.n / usual.n)) +
-    Math.abs(Math.log2(blocks.k / usual.k));
-  const candidates = candidateBlocks(product, schedule);
-  const most = UNCERTAIN * cost(candidates[0]);
-  return [usual, ...candidates]
-    .filter((blocks) => cost(blocks) <= most)
+  const priced = pricedBlocks(product, cost);
+  const least = priced.reduce((so, each) => Math.min(so, each.cost), Number.POSITIVE_INFINITY);
+  if (cost(usual) <= UNCERTAIN * least) return usual;
+  const distance = ({ m, n, k }: MatmulBlocks) =>
+    Math.abs(Math.log2(m / usual.m)) + Math.abs(Math.log2(n / usual.n)) + Math.abs(Math.log2(k / usual.k));
+  return priced
+    .filter(({ cost }) => cost <= UNCERTAIN * least)
+    .sort((one, other) => one.cost - other.cost)
+    .map(({ blocks }) => blocks)
     .reduce((best, blocks) => (distance(blocks) < distance(best) ? blocks : best));
 }
 
@@ -268,7 +285,7 @@ export function defaultBlocks(product: Product, schedule: Schedule): MatmulBlock
   const key = `${parallel} ${largestBlock} ${productName(product)}`;
   let blocks = known.get(key);
   if (blocks === undefined) {
-    blocks = modelBlocks(product, schedule);
+    blocks = modelBlocks(product, machine, schedule);
     known.set(key, blocks);
   }
   return blocks;
