@@ -137,9 +137,7 @@ export interface QuantizedMatmulsOptions extends Product {
 }
 
 /** Rows of a program where the caller names none: what it adds to should stay in the first cache. */
-const BLOCK_ROWS = 64;
-/** Elements along k of one round of the loop, at least. */
-const ROUND = 128;
+const BLOCK_ROWS = 32;
 
 const describe = ({ type, m, k }: Product, columns: string) =>
   `${m}x${columns}x${k}_${type}_${quantizedShape(type, k).group}`;
@@ -188,29 +186,22 @@ function panelProduct(
       .load(b, [panel, index.mul(count), 0], [1, count, width])
       .reshape([count, width])
       .cast('u32');
-    const sum =
-      type === 'int8'
-        ? k.dot(quads(0), word)
-        : k.dot(quads(1), word.shr(4).and(0x0f0f0f0f), k.dot(quads(0), word.and(0x0f0f0f0f)));
-    // What the values are raised by counts once for each element of a's group.
-    return sum.sub(k.load(sums, [row, index], [rows, 1]).mul(raised));
+    return type === 'int8'
+      ? k.dot(quads(0), word)
+      : k.dot(quads(1), word.shr(4).and(0x0f0f0f0f), k.dot(quads(0), word.and(0x0f0f0f0f)));
   };
-  const atOnce = Math.min(groups, Math.max(1, ROUND / group));
-  const [sum] = k.loop(
-    { hi: groups, step: atOnce, kind: 'pipelined' },
-    [k.zeros([rows, width])] as const,
-    (first, [before]) => {
-      let acc = before;
-      // Groups beyond the last are zeros times zero.
-      for (let i = 0; i < atOnce; i++) {
-        const index = first.add(i);
-        const rowScale = k.load(rowScales, [row, index], [rows, 1]);
-        const scale = k.load(scales, [panel, index, 0], [1, 1, width]).reshape([1, width]).cast('f32');
-        acc = product(index).cast('f32').fma(rowScale.mul(scale), acc);
-      }
-      return [acc] as const;
-    },
-  );
+  const shape = [rows, width];
+  const [sum] = k.loop({ hi: groups, kind: 'pipelined' }, [k.zeros(shape)] as const, (index, [before]) => {
+    const rowScale = k.load(rowScales, [row, index], [rows, 1]).broadcast(shape);
+    const scale = k
+      .load(scales, [panel, index, 0], [1, 1, width])
+      .reshape([1, width])
+      .cast('f32')
+      .broadcast(shape);
+    // What the values are raised by counts once for each element of a's group.
+    const excess = k.load(sums, [row, index], [rows, 1]).mul(raised).broadcast(shape);
+    return [product(index).sub(excess).cast('f32').fma(rowScale.mul(scale), before)] as const;
+  });
   return sum;
 }
 

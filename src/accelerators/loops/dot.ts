@@ -7,6 +7,7 @@ import type { Arithmetic } from './arithmetic.ts';
 import { addProducts, arithmeticOf } from './arithmetic.ts';
 import type { IntOperand, IntReg, LoopTarget, VecReg } from './ir.ts';
 import { locateOp } from './memory.ts';
+import type { ProductEpilogue } from './nest.ts';
 import type { Operand } from './operands.ts';
 import { operandA, operandB, unpack } from './operands.ts';
 import { halfOf, pairOf } from './pairs.ts';
@@ -31,6 +32,8 @@ interface Product {
   readonly depth: number;
   /** One column: elements are stored one by one, as rows are not padded. */
   readonly narrow: boolean;
+  /** What becomes of the sums instead of being stored. */
+  readonly epilogue: ProductEpilogue | null;
   readonly arithmetic: Arithmetic;
 }
 
@@ -39,8 +42,12 @@ interface Corner {
   readonly a: readonly IntReg[];
   /** The same register where terms read the same memory. */
   readonly b: readonly IntReg[];
-  readonly acc: IntReg;
-  readonly out: IntReg;
+  /** Null where sums begin with a constant. */
+  readonly acc: IntReg | null;
+  /** Null where an epilogue takes the sums. */
+  readonly out: IntReg | null;
+  /** Of the epilogue's streams. */
+  readonly streams: readonly IntReg[];
 }
 
 /** Vectors of a row of a register tile. */
@@ -63,7 +70,7 @@ function registerTile(context: Context, p: Product, corner: Corner, rows: number
       Array.from({ length: vectors }, (_, vector) => make(row, vector)),
     );
   const sums = each((row, vector): VecReg => {
-    if (p.acc === null) return code.bits(p.bits);
+    if (p.acc === null || corner.acc === null) return code.bits(p.bits);
     const from = at(corner.acc, p.acc, row, vector);
     return p.narrow ? code.broadcast(from) : code.load(from);
   });
@@ -135,11 +142,40 @@ function registerTile(context: Context, p: Product, corner: Corner, rows: number
       code.emit({ o: 'vbin', dst, fn: 'iadd', a: dst, b: other });
     });
   });
+  if (p.epilogue !== null) {
+    finish(context, p.epilogue, corner.streams, sums);
+    return;
+  }
+  const out = corner.out as IntReg;
   sums.forEach((list, row) => {
     list.forEach((sum, vector) => {
-      const to = at(corner.out, p.out, row, vector);
+      const to = at(out, p.out, row, vector);
       if (p.narrow) code.storeFirst(sum, to);
       else code.store(sum, to);
+    });
+  });
+}
+
+/** Hands the sums of a register tile to the epilogue. */
+function finish(
+  { code }: Context,
+  { streams, apply, sourceOf }: ProductEpilogue,
+  corner: readonly IntReg[],
+  sums: readonly (readonly VecReg[])[],
+): void {
+  sums.forEach((list, row) => {
+    const at = (stream: number, vector: number) => ({
+      base: corner[stream],
+      displacement: streams[stream].row * row + streams[stream].column * code.lanes * vector,
+    });
+    // What a row repeats is fetched once for all its vectors.
+    const known = new Map<ValueId, VecReg>();
+    streams.forEach(({ column, type }, stream) => {
+      const id = sourceOf(stream);
+      if (column === 0 && id !== undefined) known.set(id, code.broadcast(at(stream, 0), type));
+    });
+    list.forEach((sum, vector) => {
+      apply(sum, (stream) => at(stream, vector), known);
     });
   });
 }
@@ -207,7 +243,7 @@ export function lowerDot(
   context: Context,
   ops: readonly DotOp[],
   result: ValueId,
-  store: StoreOp | null,
+  { store = null, epilogue = null }: { store?: StoreOp | null; epilogue?: ProductEpilogue | null } = {},
 ): boolean {
   const { code } = context;
   const { shape } = context.type(result);
@@ -227,15 +263,21 @@ export function lowerDot(
   const start = op.acc === null ? ({ at: 'constant', bits: 0 } as const) : context.value(op.acc);
   const acc = op.acc === null || start.at === 'constant' ? null : context.dense(op.acc);
   const direct = store === null ? null : destination(context, store, shape);
-  const out = direct ?? context.resultTile(shape, op.acc === null || acc?.copied ? [] : [op.acc]);
-  const pout = 'view' in out ? out.base : context.pointer(out);
-  const outStep = 'view' in out ? 4 * out.view.strides[0] : 4 * out.strides[0];
+  const terms = together(ready.map(({ a, b }) => ({ a: a.operand, b: b.operand })));
+  // Nothing is stored where an epilogue takes all sums at once.
+  const stored = epilogue === null || terms.length > 1;
+  const reused = op.acc === null || acc?.copied ? [] : [op.acc];
+  const out = direct ?? (stored ? context.resultTile(shape, reused) : null);
+  const pout = out === null ? null : 'view' in out ? out.base : context.pointer(out);
+  const outStep = out === null ? 0 : 4 * ('view' in out ? out.view.strides[0] : out.strides[0]);
   const accStep = acc === null ? null : 4 * acc.tile.strides[0];
-  const pacc = acc === null ? pout : context.pointer(acc.tile);
-  for (const terms of together(ready.map(({ a, b }) => ({ a: a.operand, b: b.operand })))) {
-    const isFirst = terms[0].a === ready[0].a.operand;
+  const pacc = acc === null ? null : context.pointer(acc.tile);
+  terms.forEach((list, index) => {
+    const isFirst = index === 0;
+    const last = index === terms.length - 1 ? epilogue : null;
     const product: Product = {
-      terms,
+      terms: list,
+      epilogue: last,
       acc: isFirst ? accStep : outStep,
       bits: start.at === 'constant' ? start.bits : 0,
       out: outStep,
@@ -246,26 +288,38 @@ export function lowerDot(
     code.pieces(Math.ceil(n / code.lanes), size.vectors, (column, vectors) => {
       const along = code.int('mul', column, 4 * code.lanes * size.vectors);
       const panels = new Map(
-        terms.map(({ b }) => [b.base, code.pointer(b.base, code.int('mul', column, b.step))]),
+        list.map(({ b }) => [b.base, code.pointer(b.base, code.int('mul', column, b.step))]),
       );
       evenly(context, m, size.rows, (row, rows) => {
         const down = (step: number) => code.int('add', code.int('mul', row, step), along);
-        const to = code.pointer(pout, down(outStep));
-        const from = accStep === null || !isFirst ? to : code.pointer(pacc, down(accStep));
+        const to = pout === null ? null : code.pointer(pout, down(outStep));
+        const from = pacc === null || accStep === null || !isFirst ? to : code.pointer(pacc, down(accStep));
         const corner: Corner = {
-          a: terms.map(({ a }) => code.pointer(a.base, code.int('mul', row, a.step))),
-          b: terms.map(({ b }) => panels.get(b.base) as IntReg),
+          a: list.map(({ a }) => code.pointer(a.base, code.int('mul', row, a.step))),
+          b: list.map(({ b }) => panels.get(b.base) as IntReg),
           acc: from,
           out: to,
+          streams: (last?.streams ?? []).map((stream) =>
+            code.pointer(
+              stream.base,
+              code.int(
+                'add',
+                code.int('mul', row, stream.row),
+                code.int('mul', column, stream.column * code.lanes * size.vectors),
+              ),
+            ),
+          ),
         };
         registerTile(context, product, corner, rows, vectors);
       });
     });
-  }
+  });
   for (const tile of [...ready.flatMap(({ a, b }) => [a.owned, b.owned]), acc?.copied ? acc.tile : null])
     if (tile !== null) context.reclaim(tile.buffer);
+  if (out === null) return false;
   if ('view' in out) return true;
-  context.define(result, out);
+  if (epilogue === null) context.define(result, out);
+  else context.reclaim(out.buffer);
   return false;
 }
 

@@ -175,5 +175,24 @@ export function groups(kernel: Kernel, body: readonly Instruction[], deferred: R
     } else units.push({ members: [instruction], shape: null });
   }
   close(() => true);
-  return units;
+  return beforeProducts(units);
 }
+
+/** What only names a value or reads one. */
+const MOVABLE: ReadonlySet<string> = new Set(['constant', 'broadcast', 'reshape', 'cast', 'load']);
+
+/** Moves what stands between a product and its reader, and does not need the product, before it. */
+function beforeProducts(units: readonly Unit[]): Unit[] {
+  const ordered: Unit[] = [];
+  for (const unit of units) {
+    let place = ordered.length;
+    const [{ op }] = unit.members;
+    if (unit.members.length === 1 && MOVABLE.has(op.op))
+      while (place > 0 && isProductWithout(ordered[place - 1], uses(op))) place--;
+    ordered.splice(place, 0, unit);
+  }
+  return ordered;
+}
+
+const isProductWithout = ({ members: [{ op, results }] }: Unit, needed: readonly ValueId[]): boolean =>
+  op.op === 'dot' && !needed.includes(results[0]);

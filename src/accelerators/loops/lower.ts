@@ -14,7 +14,7 @@ import type { LoopFunction, LoopTarget, VecReg } from './ir.ts';
 import { lowerLoop } from './loop.ts';
 import { castIsFree, emitCast, emitIntegerMap, emitMap } from './map.ts';
 import { isStorable, lowerGather, lowerLoad, lowerScatter, lowerStore } from './memory.ts';
-import { lowerGroup } from './nest.ts';
+import { canFollow, groupEpilogue, lowerGroup } from './nest.ts';
 import { lowerArgmax, lowerReduce, lowerScan } from './reduce.ts';
 import { lowerBroadcast, lowerReshape, lowerTranspose } from './shape.ts';
 import type { Integer, Value } from './values.ts';
@@ -171,7 +171,7 @@ const LOWER: Lower = {
     throw new Error(`kernel '${context.kernel.name}': 'atomicAdd' is not supported`);
   },
   dot: (context, op, [result]) => {
-    lowerDot(context, [op], result, null);
+    lowerDot(context, [op], result);
   },
   map: (context, op, [result]) => lowerMap(context, op, result),
   reduce: (context, op, [result]) => lowerReduce(context, op, result),
@@ -225,6 +225,16 @@ function lowerBlock(
       ? [first, ...chainAt(position + 1)]
       : [first];
   };
+  /** The group behind a product that nothing else reads, if it can be its epilogue. */
+  const followerOf = (position: number, product: ValueId) => {
+    const next = units[position + 1];
+    if (next === undefined || last.get(product) !== position + 1) return null;
+    const { shape, members } = next;
+    const own = context.type(product).shape;
+    if (shape === null || own[1] === 1 || shape.length !== 2 || shape.some((size, i) => size !== own[i]))
+      return null;
+    return canFollow(members, product) ? { shape, members } : null;
+  };
   /** Units that were lowered with one before them: what adds to a product, or stores it. */
   let done = 0;
   units.forEach(({ members, shape }, position) => {
@@ -240,7 +250,16 @@ function lowerBlock(
         const reader = onlyReader(end)?.op;
         const store = reader?.op === 'store' && reader.value === result ? reader : null;
         const products = chain.map(({ op }) => op as OpOf<'dot'>);
-        done = end + (lowerDot(context, products, result, store) ? 2 : 1);
+        const follower = followerOf(end, result);
+        if (follower !== null) {
+          context.dying = new Set(ending.slice(position, end + 2).flat());
+          const outside = (id: ValueId) => last.get(id) !== end + 1;
+          const needed = products.flatMap(({ a, b }) => [a, b]);
+          const { shape, members } = follower;
+          const epilogue = groupEpilogue(context, shape, members, outside, result, needed);
+          lowerDot(context, products, result, { epilogue });
+          done = end + 2;
+        } else done = end + (lowerDot(context, products, result, { store }) ? 2 : 1);
       } else
         for (const { op, results } of members)
           (LOWER[op.op] as (c: Context, op: Op, r: readonly ValueId[], p: Program) => void)(

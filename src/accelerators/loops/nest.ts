@@ -105,6 +105,22 @@ class Nest {
     this.#reductions.push({ op, out, fn, neutral, partials: [] });
   }
 
+  /** All memory that a vector of the nest touches, in the order in which `vector` asks for it. */
+  get streams(): readonly Stream[] {
+    return [...this.#sources.values(), ...this.#targets.map(({ to }) => to)];
+  }
+
+  /** One whole vector; `known` are values that are in registers already. For nests without reductions. */
+  vector(at: (stream: number) => Address, known: ReadonlyMap<ValueId, VecReg>): void {
+    const all = new Map([...this.#everywhere, ...known]);
+    this.#vector([...this.#sources.keys()], this.streams, at, all, 0, this.#context.code.lanes);
+  }
+
+  /** The value that comes from a stream. */
+  sourceOf(stream: number): ValueId | undefined {
+    return [...this.#sources.keys()][stream];
+  }
+
   emit(): void {
     const context = this.#context;
     const { code } = context;
@@ -242,6 +258,78 @@ class Nest {
   }
 }
 
+/** Values that the members read, whoever makes them. */
+function readBy(members: readonly Instruction[]): ReadonlySet<ValueId> {
+  const read = new Set<ValueId>();
+  for (const { op } of members) {
+    if (op.op === 'map') for (const id of op.args) read.add(id);
+    else if (op.op === 'cast') read.add(op.arg);
+    else if (op.op === 'store') read.add(op.value);
+  }
+  return read;
+}
+
+/** What happens to vectors of a product before they leave their registers. */
+export interface ProductEpilogue {
+  /** Where what it reads and writes begins, and its steps in bytes from row to row and from column to column. */
+  readonly streams: readonly {
+    readonly base: IntReg;
+    readonly row: number;
+    readonly column: number;
+    readonly type: MemoryType;
+  }[];
+  /** The vector `sum` of the product; `known` holds what `once` made. */
+  readonly apply: (sum: VecReg, at: (stream: number) => Address, known: ReadonlyMap<ValueId, VecReg>) => void;
+  /** The value that comes from a stream; undefined for one that is written. */
+  readonly sourceOf: (stream: number) => ValueId | undefined;
+}
+
+/** Whether a group can be the epilogue of the product whose result it reads. */
+export const canFollow = (members: readonly Instruction[], product: ValueId): boolean =>
+  readBy(members).has(product) && members.every(({ op }) => op.op === 'map' || op.op === 'cast');
+
+/**
+ * A group as the epilogue of `product`. Defines its results, whose memory the epilogue fills, which is not that of
+ * `needed`: what later parts of the product read.
+ */
+export function groupEpilogue(
+  context: Context,
+  shape: readonly number[],
+  members: readonly Instruction[],
+  outside: (id: ValueId) => boolean,
+  product: ValueId,
+  needed: readonly ValueId[],
+): ProductEpilogue {
+  const made = new Set(members.flatMap(({ results }) => results));
+  const given = [...readBy(members)].filter((id) => !made.has(id) && id !== product);
+  const nest = new Nest(context, shape, members);
+  for (const id of given) {
+    const value = context.value(id);
+    if (value.at === 'integer') nest.repeat(id, context.lanes(value, context.type(id).dtype) as VecReg);
+    else if (value.at === 'scratch') nest.read(id, fromTile(context, value));
+  }
+  for (const { results } of members) {
+    const [id] = results;
+    if (!outside(id)) continue;
+    const tile = context.resultTile(
+      shape,
+      given.filter((other) => !needed.includes(other)),
+    );
+    context.define(id, tile);
+    nest.write(id, fromTile(context, tile));
+  }
+  return {
+    streams: nest.streams.map(({ base, strides, type }) => ({
+      base,
+      row: strides[0],
+      column: strides[1],
+      type,
+    })),
+    apply: (sum, at, known) => nest.vector(at, new Map([...known, [product, sum]])),
+    sourceOf: (stream) => nest.sourceOf(stream),
+  };
+}
+
 /** Lowers a group. `outside` says which results are read after it. */
 export function lowerGroup(
   context: Context,
@@ -251,13 +339,7 @@ export function lowerGroup(
 ): void {
   const { code } = context;
   const made = new Set(members.flatMap(({ results }) => results));
-  const read = new Set<ValueId>();
-  for (const { op } of members) {
-    if (op.op === 'map') for (const id of op.args) read.add(id);
-    else if (op.op === 'cast') read.add(op.arg);
-    else if (op.op === 'store') read.add(op.value);
-  }
-  const given = [...read].filter((id) => !made.has(id));
+  const given = [...readBy(members)].filter((id) => !made.has(id));
   const loads = members.filter((m): m is Instruction & { op: LoadOp } => m.op.op === 'load');
   const stores = members.filter((m): m is Instruction & { op: StoreOp } => m.op.op === 'store');
   const reduces = members.filter((m): m is Instruction & { op: ReduceOp } => m.op.op === 'reduce');
