@@ -16,7 +16,7 @@ import type { Storage } from './common.ts';
 import { loadF32, memoized, storeAs } from './common.ts';
 import type { Epilogue } from './matmul.ts';
 import { panelsOf } from './panels.ts';
-import { inverse, packed, rounded } from './quantized-rows.ts';
+import { inverse, rounded } from './quantized-rows.ts';
 import type { CopyType } from './transpose.ts';
 
 export type QuantizedType = 'int8' | 'int4';
@@ -80,23 +80,17 @@ export const quantizeColumns: (options: QuantizeColumnsOptions) => Kernel = memo
     return buildKernel(`quantize_columns_${columns}x${rows}_${type}_panel${width}_${xType}`, (k) => {
       const { quads, raised, least } = QUANTIZED_TYPES[type];
       const count = group / 4 / quads;
-      const x = k.input('x', xType, [columns, groups, quads, count, 4]);
+      const x = k.input('x', xType, [columns, rows]);
       const out = k.output('words', 'i32', [panels, words, width]);
       const scales = k.output('scales', 'bf16', [panels, groups, width]);
       k.grid(groups, panels);
       const [index, panel] = [k.programId(0), k.programId(1)];
-      /** [width, count] of the quads' elements at `place`. */
-      const part = (half: number, place: number) =>
-        k
-          .load(x, [panel.mul(width), index, half, 0, place], [width, 1, 1, count, 1])
-          .reshape([width, count])
-          .cast('f32');
-      const halves = Array.from({ length: quads }, (_, half) =>
-        [0, 1, 2, 3].map((place) => part(half, place)),
-      );
-      const parts = halves.flat();
-      const top = parts.map((tile) => tile.maximum()).reduce((a, b) => a.max(b));
-      const bottom = parts.map((tile) => tile.minimum()).reduce((a, b) => a.min(b));
+      // Turned first: what follows is then the same for all columns of a panel, which lie next to each other.
+      const values = k
+        .load(x, [panel.mul(width), index.mul(group)], [width, group])
+        .cast('f32')
+        .transpose();
+      const [top, bottom] = [values.maximum(0), values.minimum(0)];
       const scale = (
         type === 'int8'
           ? top.max(bottom.neg()).mul(Math.fround(1 / 127))
@@ -108,11 +102,13 @@ export const quantizeColumns: (options: QuantizeColumnsOptions) => Kernel = memo
               .mul(-1 / raised)
       ).cast('bf16');
       const factor = inverse(k, scale.cast('f32'));
-      const word = halves
-        .map((half) => packed(half.map((tile) => rounded(tile.mul(factor), least, raised - 1).add(raised))))
-        .reduce((low, high) => low.or(high.shl(4)));
-      k.store(out, [panel, index.mul(count), 0], word.transpose().reshape([1, count, width]));
-      k.store(scales, [panel, index, 0], scale.transpose().reshape([1, 1, width]));
+      const raisedValues = rounded(values.mul(factor), least, raised - 1).add(raised);
+      // Raised, each has bits of the word for itself.
+      const shape = [quads, count, 4, width];
+      const place = k.iota(shape, 2).mul(8).add(k.iota(shape, 0).mul(4));
+      const word = raisedValues.reshape(shape).shl(place).sum(2).sum(0);
+      k.store(out, [panel, index.mul(count), 0], word.reshape([1, count, width]));
+      k.store(scales, [panel, index, 0], scale.reshape([1, 1, width]));
     });
   },
 );
