@@ -18,6 +18,7 @@ import {
 } from '../../src/accelerators/cpu/schedules.ts';
 import { SHIPPED } from '../../src/accelerators/cpu/schedules-shipped.ts';
 import type { LoopTarget } from '../../src/accelerators/loops/ir.ts';
+import type { Product } from '../../src/kernels/schedule.ts';
 import { chooseBlocks, defaultBlocks, productName } from '../../src/kernels/schedule.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'tandem-schedules-'));
@@ -120,14 +121,33 @@ describe('schedules', () => {
       assert.match(text, /run tandem tune/u);
     });
 
-  test('what is shipped can be read, and the user’s table comes before it', () => {
+  test('what is shipped can be read, and names what it was measured on', () => {
     assert.deepEqual(knownSchedules('nothing of this name'), { own: {}, shipped: {} });
+    assert.ok(Object.keys(SHIPPED).length > 0);
     for (const [key, measured] of Object.entries(SHIPPED)) {
+      assert.match(key, /^\w+ \d+\/\d+ avx(?:2|512)(?:\+bf16)? \d+K \d+K \d+K \d+ threads?$/u);
       const text = JSON.stringify({ version: '', processors: { [key]: measured } });
       assert.deepEqual(parseTable(text).processors[key], measured);
       assert.deepEqual(knownSchedules(key).shipped, measured);
     }
-    assert.deepEqual(measuredIn({ [productName(product)]: '48x96x32' }, product), BLOCKS);
-    assert.equal(measuredIn({}, product), undefined);
+  });
+
+  test('shipped blocks come before the model’s, and the user’s before those', () => {
+    const zen4: Processor = {
+      ...processor,
+      vendor: 'AuthenticAMD',
+      family: 25,
+      model: 17,
+      caches: [cache(1, 32768, 1), cache(2, 1048576, 1), cache(3, 33554432, 2)],
+    };
+    const key = processorKey(zen4, machineOf(zen4, target, 1), 1);
+    const wide: Product = { m: 4096, n: 256, k: 512 };
+    const shipped = measuredIn(SHIPPED[key], wide);
+    assert.ok(shipped !== undefined, `the shipped table lacks ${productName(wide)}`);
+    const choose = () => chooseBlocks(wide, scheduleOf(zen4, target, 1));
+    assert.deepEqual(choose(), shipped);
+    write(table({ processors: { [key]: { [productName(wide)]: '48x96x32' } } }));
+    assert.deepEqual(choose(), BLOCKS);
+    assert.equal(measuredIn({}, wide), undefined);
   });
 });
