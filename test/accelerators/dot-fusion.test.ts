@@ -139,17 +139,20 @@ for (const [name, device] of open)
     for (const [what, product] of Object.entries(FLOAT))
       test(what, async () => {
         await using opened = await device();
-        for (const size of [5, 32, 40]) {
-          const kernel = buildKernel(`square_${size}`, (k) => {
-            const [a, b] = ['a', 'b'].map((view) => k.input(view, 'f32', [size, size]));
-            const c = k.output('c', 'f32', [size, size]);
-            k.grid(1);
-            const shape = [size, size];
-            const load = () => k.load(b, [0, 0], shape);
-            k.store(c, [0, 0], product(k, k.load(a, [0, 0], shape), load(), load()).transpose());
-          });
-          await agrees(opened, kernel, [floats(1, size * size), floats(2, size * size)], `${size}`);
-        }
+        for (const size of [5, 32, 40])
+          for (const asItComes of [false, true]) {
+            const kernel = buildKernel(`square_${size}_${asItComes}`, (k) => {
+              const [a, b] = ['a', 'b'].map((view) => k.input(view, 'f32', [size, size]));
+              const c = k.inout('c', 'f32', [size, size]);
+              k.grid(1);
+              const shape = [size, size];
+              const load = () => k.load(b, [0, 0], shape);
+              const result = product(k, k.load(a, [0, 0], shape), load(), load());
+              k.store(c, [0, 0], asItComes ? result.add(k.load(c, [0, 0], shape)) : result.transpose());
+            });
+            const inputs = [1, 2, 3].map((seed) => floats(seed, size * size));
+            await agrees(opened, kernel, inputs, `${size} ${asItComes}`);
+          }
       });
 
     test('pairs of rows, whole and over edges, multiplied in bf16 and in f32', async () => {

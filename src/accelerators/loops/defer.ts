@@ -2,7 +2,7 @@
 import type { Instruction, Kernel, MapFn, Op, ValueId } from '../../tile/ir.ts';
 import { operands } from '../../tile/ir.ts';
 import { castIsFree } from './map.ts';
-import { joinsPairs } from './values.ts';
+import { joinsPairs } from './views.ts';
 
 const WRITES: ReadonlySet<string> = new Set(['store', 'scatter', 'atomicAdd']);
 

@@ -5,14 +5,15 @@
 import type { Op, ValueId } from '../../tile/ir.ts';
 import type { Arithmetic } from './arithmetic.ts';
 import { addProducts, arithmeticOf } from './arithmetic.ts';
+import type { ProductEpilogue } from './epilogue.ts';
 import type { IntOperand, IntReg, LoopTarget, VecReg } from './ir.ts';
 import { locateOp } from './memory.ts';
-import type { ProductEpilogue } from './nest.ts';
 import type { Operand } from './operands.ts';
 import { operandA, operandB, unpack } from './operands.ts';
 import { halfOf, pairOf } from './pairs.ts';
-import type { Block, Context } from './values.ts';
-import { elementBytes } from './values.ts';
+import type { Context } from './values.ts';
+import type { Block } from './views.ts';
+import { elementBytes } from './views.ts';
 
 type DotOp = Extract<Op, { op: 'dot' }>;
 type StoreOp = Extract<Op, { op: 'store' }>;

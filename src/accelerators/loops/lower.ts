@@ -8,13 +8,14 @@ import { elementCount } from '../../tile/ir.ts';
 import { mapBounds } from './bounds.ts';
 import { floatBits } from './code.ts';
 import { joins, lowerDot } from './dot.ts';
+import { groupEpilogue } from './epilogue.ts';
 import { groups, uses } from './group.ts';
 import { inlineLoops } from './inline.ts';
 import type { LoopFunction, LoopTarget, VecReg } from './ir.ts';
 import { lowerLoop } from './loop.ts';
 import { castIsFree, emitCast, emitIntegerMap, emitMap } from './map.ts';
 import { isStorable, lowerGather, lowerLoad, lowerScatter, lowerStore } from './memory.ts';
-import { canFollow, groupEpilogue, lowerGroup } from './nest.ts';
+import { lowerGroup } from './nest.ts';
 import { lowerArgmax, lowerReduce, lowerScan } from './reduce.ts';
 import { lowerBroadcast, lowerReshape, lowerTranspose } from './shape.ts';
 import type { Integer, Value } from './values.ts';
@@ -231,9 +232,8 @@ function lowerBlock(
     if (next === undefined || last.get(product) !== position + 1) return null;
     const { shape, members } = next;
     const own = context.type(product).shape;
-    if (shape === null || own[1] === 1 || shape.length !== 2 || shape.some((size, i) => size !== own[i]))
-      return null;
-    return canFollow(members, product) ? { shape, members } : null;
+    const fits = shape?.length === 2 && own[1] > 1 && shape.every((size, axis) => size === own[axis]);
+    return fits ? { shape, members } : null;
   };
   /** Units that were lowered with one before them: what adds to a product, or stores it. */
   let done = 0;
@@ -251,15 +251,14 @@ function lowerBlock(
         const store = reader?.op === 'store' && reader.value === result ? reader : null;
         const products = chain.map(({ op }) => op as OpOf<'dot'>);
         const follower = followerOf(end, result);
-        if (follower !== null) {
-          context.dying = new Set(ending.slice(position, end + 2).flat());
-          const outside = (id: ValueId) => last.get(id) !== end + 1;
-          const needed = products.flatMap(({ a, b }) => [a, b]);
-          const { shape, members } = follower;
-          const epilogue = groupEpilogue(context, shape, members, outside, result, needed);
-          lowerDot(context, products, result, { epilogue });
-          done = end + 2;
-        } else done = end + (lowerDot(context, products, result, { store }) ? 2 : 1);
+        if (follower !== null) context.dying = new Set(ending.slice(position, end + 2).flat());
+        const outside = (id: ValueId) => last.get(id) !== end + 1;
+        const needed = products.flatMap(({ a, b }) => [a, b]);
+        const epilogue =
+          follower && groupEpilogue(context, follower.shape, follower.members, outside, result, needed);
+        if (epilogue === null) context.dying = new Set(ending.slice(position, end + 1).flat());
+        const takesNext = lowerDot(context, products, result, { store, epilogue }) || epilogue !== null;
+        done = end + (takesNext ? 2 : 1);
       } else
         for (const { op, results } of members)
           (LOWER[op.op] as (c: Context, op: Op, r: readonly ValueId[], p: Program) => void)(

@@ -6,8 +6,10 @@ import { elementCount } from '../../tile/ir.ts';
 import type { Bounds } from './bounds.ts';
 import { floatBits } from './code.ts';
 import type { Address, IntOperand, IntReg, MemoryType, VecReg } from './ir.ts';
-import type { Block, Context, Stored, Viewed } from './values.ts';
-import { viewedBlock, WRITTEN_OUT } from './values.ts';
+import type { Context, Stored } from './values.ts';
+import { WRITTEN_OUT } from './values.ts';
+import type { Block, Viewed } from './views.ts';
+import { viewedBlock } from './views.ts';
 
 const MEMORY: { readonly [D in DType]?: MemoryType } = {
   f32: 'f32',

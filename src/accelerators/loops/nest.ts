@@ -4,15 +4,17 @@ import type { Address, HorizontalFn, IntOperand, IntReg, MemoryType, VecReg } fr
 import { emitCast, emitMap } from './map.ts';
 import { fromMemory, loadInto, locateOp, storeFrom, toMemory } from './memory.ts';
 import { joining, PARTIALS } from './reduce.ts';
-import type { Block, Context, Stored } from './values.ts';
-import { elementBytes, viewedBlock, WRITTEN_OUT } from './values.ts';
+import type { Context, Stored } from './values.ts';
+import { WRITTEN_OUT } from './values.ts';
+import type { Block } from './views.ts';
+import { elementBytes, viewedBlock } from './views.ts';
 
-type LoadOp = Extract<Op, { op: 'load' }>;
-type StoreOp = Extract<Op, { op: 'store' }>;
+export type LoadOp = Extract<Op, { op: 'load' }>;
+export type StoreOp = Extract<Op, { op: 'store' }>;
 type ReduceOp = Extract<Op, { op: 'reduce' }>;
 
 /** Memory that the nest steps through. Strides in bytes, one an axis. */
-interface Stream {
+export interface Stream {
   readonly base: IntReg;
   readonly strides: readonly number[];
   readonly type: MemoryType;
@@ -20,13 +22,13 @@ interface Stream {
   readonly inView: boolean;
 }
 
-const fromTile = (context: Context, tile: Stored): Stream => ({
+export const fromTile = (context: Context, tile: Stored): Stream => ({
   base: context.pointer(tile),
   strides: tile.strides.map((stride) => 4 * stride),
   type: 'i32',
   inView: false,
 });
-const fromBlock = ({ view, base, type }: Block): Stream => ({
+export const fromBlock = ({ view, base, type }: Block): Stream => ({
   base,
   strides: view.strides.map((stride) => stride * elementBytes(type)),
   type,
@@ -71,7 +73,7 @@ interface Reduction {
   readonly partials: VecReg[];
 }
 
-class Nest {
+export class Nest {
   readonly #context: Context;
   readonly #shape: readonly number[];
   readonly #members: readonly Instruction[];
@@ -259,7 +261,7 @@ class Nest {
 }
 
 /** Values that the members read, whoever makes them. */
-function readBy(members: readonly Instruction[]): ReadonlySet<ValueId> {
+export function readBy(members: readonly Instruction[]): ReadonlySet<ValueId> {
   const read = new Set<ValueId>();
   for (const { op } of members) {
     if (op.op === 'map') for (const id of op.args) read.add(id);
@@ -267,67 +269,6 @@ function readBy(members: readonly Instruction[]): ReadonlySet<ValueId> {
     else if (op.op === 'store') read.add(op.value);
   }
   return read;
-}
-
-/** What happens to vectors of a product before they leave their registers. */
-export interface ProductEpilogue {
-  /** Where what it reads and writes begins, and its steps in bytes from row to row and from column to column. */
-  readonly streams: readonly {
-    readonly base: IntReg;
-    readonly row: number;
-    readonly column: number;
-    readonly type: MemoryType;
-  }[];
-  /** The vector `sum` of the product; `known` holds what `once` made. */
-  readonly apply: (sum: VecReg, at: (stream: number) => Address, known: ReadonlyMap<ValueId, VecReg>) => void;
-  /** The value that comes from a stream; undefined for one that is written. */
-  readonly sourceOf: (stream: number) => ValueId | undefined;
-}
-
-/** Whether a group can be the epilogue of the product whose result it reads. */
-export const canFollow = (members: readonly Instruction[], product: ValueId): boolean =>
-  readBy(members).has(product) && members.every(({ op }) => op.op === 'map' || op.op === 'cast');
-
-/**
- * A group as the epilogue of `product`. Defines its results, whose memory the epilogue fills, which is not that of
- * `needed`: what later parts of the product read.
- */
-export function groupEpilogue(
-  context: Context,
-  shape: readonly number[],
-  members: readonly Instruction[],
-  outside: (id: ValueId) => boolean,
-  product: ValueId,
-  needed: readonly ValueId[],
-): ProductEpilogue {
-  const made = new Set(members.flatMap(({ results }) => results));
-  const given = [...readBy(members)].filter((id) => !made.has(id) && id !== product);
-  const nest = new Nest(context, shape, members);
-  for (const id of given) {
-    const value = context.value(id);
-    if (value.at === 'integer') nest.repeat(id, context.lanes(value, context.type(id).dtype) as VecReg);
-    else if (value.at === 'scratch') nest.read(id, fromTile(context, value));
-  }
-  for (const { results } of members) {
-    const [id] = results;
-    if (!outside(id)) continue;
-    const tile = context.resultTile(
-      shape,
-      given.filter((other) => !needed.includes(other)),
-    );
-    context.define(id, tile);
-    nest.write(id, fromTile(context, tile));
-  }
-  return {
-    streams: nest.streams.map(({ base, strides, type }) => ({
-      base,
-      row: strides[0],
-      column: strides[1],
-      type,
-    })),
-    apply: (sum, at, known) => nest.vector(at, new Map([...known, [product, sum]])),
-    sourceOf: (stream) => nest.sourceOf(stream),
-  };
 }
 
 /** Lowers a group. `outside` says which results are read after it. */

@@ -7,8 +7,9 @@ import { loadInto } from './memory.ts';
 import { packPairs, pairedAlongRows, pairedRows, pairPanels, unpairedPanels } from './pairs.ts';
 import type { Source } from './panels.ts';
 import { packPanels, packPanelsTransposed } from './panels.ts';
-import type { Context, Stored, Unpacking, Viewed } from './values.ts';
-import { elementBytes, viewedStrides } from './values.ts';
+import type { Context, Stored } from './values.ts';
+import type { Unpacking, Viewed } from './views.ts';
+import { elementBytes, viewedStrides } from './views.ts';
 
 type DotOp = Extract<Op, { op: 'dot' }>;
 

@@ -2,7 +2,7 @@
 import type { IntOperand, IntReg, MemoryType, VecReg } from './ir.ts';
 import type { Source } from './panels.ts';
 import type { Context } from './values.ts';
-import { elementBytes } from './values.ts';
+import { elementBytes } from './views.ts';
 
 /** The pairs of two vectors whose lanes are bf16 widened to f32; without a second one, zeros take its place. */
 export function pairOf({ code }: Context, first: VecReg, second: VecReg | null): VecReg {

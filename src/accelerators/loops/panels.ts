@@ -1,7 +1,7 @@
 /** Panels: a matrix [k, n] held as [n / width, k, width], where width is that of a register tile of `dot`. */
 import type { IntOperand, IntReg, MemoryType } from './ir.ts';
 import type { Context } from './values.ts';
-import { elementBytes } from './values.ts';
+import { elementBytes } from './views.ts';
 
 /** A matrix in memory; strides in bytes. */
 export interface Source {

@@ -3,7 +3,8 @@ import type { Op, ValueId } from '../../tile/ir.ts';
 import { elementCount } from '../../tile/ir.ts';
 import type { IntOperand } from './ir.ts';
 import type { Context, Stored } from './values.ts';
-import { isIntegerScalar, joinsPairs, viewedAxes } from './values.ts';
+import { isIntegerScalar } from './values.ts';
+import { joinsPairs, viewedAxes } from './views.ts';
 
 /** out[c, r] = from[r, c] for a dense tile of the given shape. */
 export function copyTransposed(
