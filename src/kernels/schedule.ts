@@ -179,11 +179,12 @@ function costModel(
     const sumBytes = 4 * blocks.m * blocks.n;
     const strip = aBytes / down;
     const panelBytes = bBytes / across;
-    // A panel of b is used by each strip of a; the whole of a by each panel; the sums at each step along k.
+    // A panel of b is used by each strip of a; the whole of a by each panel; the sums at each step along k,
+    // where there are several: else they go to c, whatever the blocks.
     const again =
       (down - 1) * bBytes * from(panelBytes + strip) +
       (across - 1) * aBytes * from(aBytes + panelBytes) +
-      2 * sumBytes * from(sumBytes + aBytes + bBytes);
+      (steps > 1 ? 2 * sumBytes * from(sumBytes + aBytes + bBytes) : 0);
     // Programs beside each other share their rows of a; all columns of b go by before they are read again.
     const wholeA = blocks.m * k * bytesA;
     const wholeB = n * k * bytesB;
