@@ -4,7 +4,6 @@
  * JSON.
  */
 import { openDevice } from '../accelerators/registry.ts';
-import { initialWeights } from '../training/new-model.ts';
 import { withStep } from './training.ts';
 
 const STEPS = 3;
@@ -13,8 +12,7 @@ const [name, ...values] = process.argv.slice(2);
 const [config, shape, options] = values.map((value) => JSON.parse(value));
 const device = await openDevice(name);
 const before = process.memoryUsage.rss();
-const weights = initialWeights(config, 0);
-const planned = await withStep(device, config, shape, weights, options, async (step) => {
+const planned = await withStep(device, config, shape, options, async (step) => {
   for (let i = 0; i < STEPS; i++) await step();
   // Everything is allocated by its plan, and nothing is given back before the end.
   return device.allocatedBytes;

@@ -47,13 +47,12 @@ export async function withStep<T>(
   device: Device,
   config: Qwen3Config,
   shape: BatchShape,
-  weights: Weights,
   { dtype = 'f32', ...options }: TrainingOptions,
   use: (step: () => Promise<void>) => Promise<T>,
 ): Promise<T> {
   const learner = new Learner(device, config, dtype, options);
   try {
-    learner.setWeights(weights);
+    learner.setWeights(initialWeights(config, 0));
     learner.resetOptimizer();
     const batch = randomBatch(config, shape);
     return await use(async () => {
@@ -115,7 +114,7 @@ export function trainStepItem(
     async measure(open) {
       const opened = await open();
       try {
-        const seconds = await withStep(opened, config, shape, initialWeights(config, 0), options, (step) =>
+        const seconds = await withStep(opened, config, shape, options, (step) =>
           secondsEach(async (repeat) => {
             for (let i = 0; i < repeat; i++) await step();
           }),
@@ -126,7 +125,7 @@ export function trainStepItem(
       }
     },
     profile: (opened, trace) =>
-      withStep(opened, config, shape, initialWeights(config, 0), options, async (step) => {
+      withStep(opened, config, shape, options, async (step) => {
         await step();
         await trace(step);
       }),
@@ -156,9 +155,9 @@ export function compileItem(
       const start = performance.now();
       const opened = await open();
       try {
-        const cold = await secondsToFirst(opened, config, shape, weights, start);
+        const cold = await secondsToPrepare(opened, config, shape, weights, start);
         if (when === 'cold') return cold;
-        return await secondsToFirst(opened, config, shape, weights, performance.now());
+        return await secondsToPrepare(opened, config, shape, weights, performance.now());
       } finally {
         await opened.close();
       }
@@ -166,22 +165,19 @@ export function compileItem(
   };
 }
 
-/** From `start` until the first step of a new learner, without that step itself. */
-function secondsToFirst(
+/** From `start` until a new learner could run a step. Memory that its programs have not touched costs nothing yet. */
+async function secondsToPrepare(
   device: Device,
   config: Qwen3Config,
   shape: BatchShape,
   weights: Weights,
   start: number,
 ): Promise<number> {
-  return withStep(device, config, shape, weights, {}, async (step) => {
-    await step();
-    const first = performance.now();
-    // What the first step itself took, once compiled, is what the second takes.
-    await step();
-    const second = performance.now();
-    return (first - start - (second - first)) / 1000;
-  });
+  await using learner = new Learner(device, config, 'f32');
+  learner.setWeights(weights);
+  learner.resetOptimizer();
+  await learner.prepare({ kind: 'likelihood' }, shape);
+  return (performance.now() - start) / 1000;
 }
 
 const RECIPE_SHAPE = { sequences: 256, length: 32 };

@@ -87,6 +87,12 @@ export class Graph {
     return outputs;
   }
 
+  /** The result of a primitive that changes nothing: most broadcasts are of this kind. */
+  #itself(x: Tensor, primitive: Primitive): Tensor {
+    this.#check(x, primitive);
+    return x;
+  }
+
   #check(input: Tensor, primitive: Primitive): void {
     if (input.graph !== this) throw new GraphError(`${primitive}: the tensor belongs to another graph`);
     const root = memoryOf(input);
@@ -248,6 +254,7 @@ export class Graph {
   }
   /** Repeats size-1 and missing leading dimensions. */
   broadcastTo(x: Tensor, shape: readonly number[]): Tensor {
+    if (sameShape(x.shape, shape)) return this.#itself(x, 'broadcast');
     const padded = [...Array<number>(Math.max(0, shape.length - x.shape.length)).fill(1), ...x.shape];
     return this.apply('broadcast', { shape }, [this.reshape(x, padded)])[0];
   }
@@ -255,7 +262,9 @@ export class Graph {
   reshape(x: Tensor, shape: readonly number[]): Tensor {
     const known = shape.reduce((product, size) => (size === -1 ? product : product * size), 1);
     const full = shape.map((size) => (size === -1 ? elementCount(x.shape) / known : size));
-    return this.apply('reshape', { shape: full }, [x])[0];
+    return sameShape(x.shape, full)
+      ? this.#itself(x, 'reshape')
+      : this.apply('reshape', { shape: full }, [x])[0];
   }
   /** Rows `start` to `end` (exclusive; the last when left out) of the first axis, without a copy. */
   slice(x: Tensor, start: number, end = x.shape[0]): Tensor {

@@ -37,11 +37,13 @@ function numberOf(thing: object): number {
   return number;
 }
 
-function attributesText(attributes: Attributes[Primitive]): string {
-  return JSON.stringify(attributes, (_, value) => (typeof value === 'number' ? numberText(value) : value));
-}
-
-/** JSON has no -0, NaN and infinities. */
-function numberText(value: number): number | string {
-  return Number.isFinite(value) && !Object.is(value, -0) ? value : Object.is(value, -0) ? '-0' : `${value}`;
+/** Unlike JSON, tells -0, NaN and infinities apart from other numbers. */
+function attributesText(value: unknown): string {
+  if (typeof value === 'number') return Object.is(value, -0) ? '-0' : `${value}`;
+  if (typeof value === 'string') return JSON.stringify(value);
+  if (typeof value !== 'object' || value === null) return `${value}`;
+  if (Array.isArray(value)) return `[${value.map(attributesText).join(',')}]`;
+  let text = '{';
+  for (const [name, part] of Object.entries(value)) text += `${name}:${attributesText(part)},`;
+  return `${text}}`;
 }

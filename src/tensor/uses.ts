@@ -48,6 +48,7 @@ export class Uses {
   readonly #cache = new Map<Tensor, readonly Use[]>();
   readonly #outputRoots: ReadonlySet<Tensor>;
   readonly #writers = new Map<Tensor, Node[]>();
+  readonly #until = new Map<Node, number>();
 
   constructor(nodes: readonly Node[], outputs: readonly Tensor[]) {
     const alive = new Set<Node>(outputs.map((tensor) => tensor.node));
@@ -107,11 +108,24 @@ export class Uses {
 
   /** Whether what `node` reads at its place in the graph is still there at position `later`. */
   movable(node: Node, later: number): boolean {
-    return node.inputs.every((input) => {
+    let until = this.#until.get(node);
+    if (until === undefined) {
+      until = this.#overwritten(node);
+      this.#until.set(node, until);
+    }
+    return later < until;
+  }
+
+  /** Position of the first node after this one that overwrites what this one reads. */
+  #overwritten(node: Node): number {
+    let first = Number.POSITIVE_INFINITY;
+    for (const input of node.inputs) {
       const leaf = leafOf(
         isInlined(input.node) && input.node.inputs.length > 0 ? input.node.inputs[0] : input,
       );
-      return leaf === null || !this.writers(leaf).some((writer) => writer.id > node.id && writer.id <= later);
-    });
+      if (leaf === null) continue;
+      for (const { id } of this.writers(leaf)) if (id > node.id && id < first) first = id;
+    }
+    return first;
   }
 }

@@ -138,11 +138,15 @@ export class Learner implements AsyncDisposable {
     this.#step = 0;
   }
 
+  /** Compiles what `forwardBackward` of such batches and `optimStep` take, and allocates its memory, ahead of both. */
+  async prepare(objective: Objective, shape: BatchShape): Promise<void> {
+    await this.#stepProgram(objective, shape);
+    await this.#optimizerProgram();
+  }
+
   /** Adds the gradients of a batch to those that wait for `optimStep`. */
   async forwardBackward(objective: Objective, shape: BatchShape, batch: Batch): Promise<StepOutputs> {
-    const program = await this.#program(JSON.stringify(['step', objective, shape]), this.#weights.store, () =>
-      this.#stepGraph(objective, shape),
-    );
+    const program = await this.#stepProgram(objective, shape);
     for (const [name, values] of Object.entries(batch)) {
       if (values !== undefined && program.inputs.has(name)) program.write(name, values as Float32Array);
     }
@@ -160,7 +164,7 @@ export class Learner implements AsyncDisposable {
 
   /** Applies the gradients that have been added up, clipped to `max_grad_norm`, and clears them. */
   async optimStep(settings: OptimizerSettings): Promise<{ grad_norm: number }> {
-    const program = await this.#program('optimizer', this.#weights.store, () => this.#optimizerGraph());
+    const program = await this.#optimizerProgram();
     this.#step++;
     const hyper = adamwHyper({
       learningRate: settings.learning_rate,
@@ -246,6 +250,15 @@ export class Learner implements AsyncDisposable {
   }
   [Symbol.asyncDispose](): Promise<void> {
     return this.dispose();
+  }
+
+  #stepProgram(objective: Objective, shape: BatchShape): Promise<Program> {
+    return this.#program(JSON.stringify(['step', objective, shape]), this.#weights.store, () =>
+      this.#stepGraph(objective, shape),
+    );
+  }
+  #optimizerProgram(): Promise<Program> {
+    return this.#program('optimizer', this.#weights.store, () => this.#optimizerGraph());
   }
 
   #program(

@@ -200,6 +200,9 @@ describe('fusion', () => {
     const folded = g.add(g.constant(2), g.mul(g.constant(3), 4));
     assert.deepEqual(folded.node.attributes, { value: 14, type: { dtype: 'f32', shape: [1] } });
     assert.notEqual(g.add(x, 0), x, 'x + 0 is not x for -0');
+    const constants = [0, -0, Number.NaN, Infinity, -Infinity].map((value) => g.constant(value, 'f32', [2]));
+    assert.equal(new Set(constants).size, constants.length, 'numbers that JSON does not tell apart');
+    assert.equal(g.constant(-0, 'f32', [2]), constants[1]);
   });
   it('prints graphs', () => {
     const g = new Graph();

@@ -441,6 +441,23 @@ for (const { name: deviceName, available, reason } of await listDevices()) {
       assert.throws(() => second.loadState(incomplete, step), /adam\.v\.model\.norm\.weight/u);
     });
 
+    test('prepared, a step takes no more memory, and gives the same bits', async () => {
+      const step = async (learner: Learner) => {
+        const { loss } = await learner.forwardBackward(LIKELIHOOD, SHAPE, likelihoodBatch);
+        await learner.optimStep(STEP);
+        return { loss, state: stateBits(await learner.saveState()) };
+      };
+      await using plain = learnerOf(TIED, weightsOf(TIED, 5));
+      const wanted = await step(plain);
+      await using learner = learnerOf(TIED, weightsOf(TIED, 5));
+      const before = learner.device.allocatedBytes;
+      await learner.prepare(LIKELIHOOD, SHAPE);
+      const after = learner.device.allocatedBytes;
+      assert.ok(after > before, 'the programs have memory');
+      assert.deepEqual(await step(learner), wanted);
+      assert.equal(learner.device.allocatedBytes, after);
+    });
+
     test('without a reference there are no probabilities of it', async () => {
       await using learner = learnerOf(TIED, weightsOf(TIED, 1));
       await assert.rejects(
