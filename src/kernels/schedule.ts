@@ -130,7 +130,7 @@ const COST = {
   program: 50,
 };
 /** Of a program's time, what threads wait for the last one at the end, as they have other things to do now and then. */
-const UNEVEN = 0.05;
+const UNEVEN = 0.03;
 /** Of a cache, what a program can count on: the rest holds what else goes by. */
 const USABLE = 0.8;
 /** Bytes of a cache line. */
@@ -188,13 +188,17 @@ function costModel(
     // Programs beside each other share their rows of a; all columns of b go by before they are read again.
     const wholeA = blocks.m * k * bytesA;
     const wholeB = n * k * bytesB;
-    // Of several rows of programs, those beside each other run on several threads, each of which fetches its rows.
-    const fetchA = parallel === 1 || blocks.m >= m ? from(wholeA) : Math.max(COST.third, from(wholeA));
+    const programs = batch * ceilDiv(m, blocks.m) * ceilDiv(n, blocks.n);
+    const turns = ceilDiv(programs, parallel);
+    // Each thread fetches the rows of a that it needs: of several rows of programs, those beside each other run on
+    // several threads, so for each program; of one row, once.
+    const far = Math.max(COST.third, from(wholeA));
+    const fetchA =
+      parallel === 1 ? from(wholeA) : blocks.m >= m ? (far + (turns - 1) * from(wholeA)) / turns : far;
     const first =
       blocks.m * bytesA * blocks.k * fetchA + blocks.n * bytesB * blocks.k * from(wholeA + wholeB);
     const program = steps * (multiply + tiles + packing + copying + (again + first) / LINE) + COST.program;
-    const programs = batch * ceilDiv(m, blocks.m) * ceilDiv(n, blocks.n);
-    return (ceilDiv(programs, parallel) + (parallel > 1 ? UNEVEN : 0)) * program;
+    return (turns + (parallel > 1 ? UNEVEN : 0)) * program;
   };
 }
 
