@@ -130,7 +130,7 @@ const COST = {
   program: 50,
 };
 /** Of a program's time, what threads wait for the last one at the end, as they have other things to do now and then. */
-const UNEVEN = 0.03;
+const UNEVEN = 0.04;
 /** Of a cache, what a program can count on: the rest holds what else goes by. */
 const USABLE = 0.8;
 /** Bytes of a cache line. */
