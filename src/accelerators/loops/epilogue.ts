@@ -14,7 +14,7 @@ export interface ProductEpilogue {
     readonly column: number;
     readonly type: MemoryType;
   }[];
-  /** The vector `sum` of the product; `known` holds what `once` made. */
+  /** A vector of the product's sums; `known` are other values that are in registers already. */
   readonly apply: (sum: VecReg, at: (stream: number) => Address, known: ReadonlyMap<ValueId, VecReg>) => void;
   /** The value that comes from a stream; undefined for one that is written. */
   readonly sourceOf: (stream: number) => ValueId | undefined;
