@@ -9,11 +9,13 @@ import { root } from './setup.mjs';
 register();
 const { openDevice } = await import('../src/accelerators/registry.ts');
 const { SHIPPED } = await import('../src/accelerators/cpu/schedules-shipped.ts');
-const { generationProducts, recipeProducts, widerProducts } = await import('../src/bench/products.ts');
+const { distinct, generationProducts, recipeProducts, widerProducts } = await import(
+  '../src/bench/products.ts'
+);
 const { improvements } = await import('../src/bench/schedules.ts');
 const { qwen3Small } = await import('../src/bench/synthetic.ts');
 const { tuneProduct } = await import('../src/bench/tune.ts');
-const { defaultBlocks, productName } = await import('../src/kernels/schedule.ts');
+const { defaultBlocks } = await import('../src/kernels/schedule.ts');
 
 const path = join(root, 'src/accelerators/cpu/schedules-shipped.ts');
 const table = { ...SHIPPED };
@@ -21,14 +23,14 @@ for (const threads of process.argv.slice(2).map(Number)) {
   const device = await openDevice('cpu', { threads });
   const { schedule } = device;
   const large = qwen3Small();
-  const products = [
+  const products = distinct([
     await recipeProducts(device),
     await widerProducts(device),
     await generationProducts(device, large, { held: 'bf16', computed: 'f32', layout: 'panels' }),
     await generationProducts(device, large, { held: 'bf16', computed: 'bf16', layout: 'panels' }),
-  ].flat();
+  ]);
   const tuned = [];
-  for (const product of new Map(products.map((each) => [productName(each), each])).values()) {
+  for (const product of products) {
     const result = await tuneProduct(device, product, defaultBlocks(product, schedule));
     tuned.push(result);
     const gain = (100 * (result.secondsBefore / result.secondsAfter - 1)).toFixed(1);

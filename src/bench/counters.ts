@@ -4,31 +4,14 @@ import { Engine } from '../inference/engine.ts';
 import type { HeldType, WeightType } from '../inference/weights.ts';
 import { WeightStore } from '../inference/weights.ts';
 import type { Qwen3Config } from '../models/config.ts';
-import { newConfig } from '../models/config.ts';
 import type { Batch, BatchShape, Objective } from '../training/learner.ts';
 import { Learner } from '../training/learner.ts';
 import { settings } from './decoding.ts';
 import { modelSize, recipeModel } from './models.ts';
 import type { Counters } from './outline.ts';
 import { combineCounters, OutlineDevice } from './outline.ts';
+import { qwen3Small } from './synthetic.ts';
 import { OPTIMIZER } from './training.ts';
-
-/** The sizes of Qwen3-0.6B (Qwen3 Technical Report, arXiv 2505.09388, table 1). */
-export const qwen06Model = (): Qwen3Config =>
-  newConfig({
-    vocab_size: 151_936,
-    hidden_size: 1024,
-    intermediate_size: 3072,
-    num_hidden_layers: 28,
-    num_attention_heads: 16,
-    num_key_value_heads: 8,
-    head_dim: 128,
-    max_position_embeddings: 40_960,
-    rope_theta: 1_000_000,
-    bos_token_id: 151_643,
-    eos_token_id: 151_645,
-    pad_token_id: 151_643,
-  });
 
 export interface CountedStep {
   readonly step: 'decode' | 'train';
@@ -127,7 +110,7 @@ export async function countSteps(real: Device): Promise<CountedStep[]> {
   for (const { model, name, dtypes, train } of [
     { model: recipeModel(), dtypes: ['f32'], train: { sequences: 512, length: 24 } },
     {
-      model: qwen06Model(),
+      model: qwen3Small(),
       name: 'Qwen3-0.6B',
       dtypes: ['bf16', 'int8', 'int4'],
       train: { sequences: 8, length: 512 },

@@ -80,6 +80,11 @@ async function productsOf(real: Device, works: readonly Work[]): Promise<TunedPr
   return [...notes.found.values()];
 }
 
+/** Each product of several lists once, by name. */
+export const distinct = (lists: readonly (readonly TunedProduct[])[]): TunedProduct[] => [
+  ...new Map(lists.flat().map((product) => [productName(product), product])).values(),
+];
+
 /** Rows that the default task's sequences are padded to: short and long examples of its cold start, and completions. */
 const RECIPE_LENGTHS = { short: 20, long: 28 };
 const COLD_START = 64;

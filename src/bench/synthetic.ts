@@ -1,7 +1,7 @@
 /** Models with random weights in the shape of published ones, to measure loading and generation with. Needs Node. */
 import { mkdir, rename, rm } from 'node:fs/promises';
-import { homedir } from 'node:os';
 import { join } from 'node:path';
+import { cacheFolder } from '../accelerators/cpu/host.ts';
 import { exists, writeFileAtomic, writeSafetensors } from '../checkpoint/files.ts';
 import { storedShape } from '../checkpoint/layout.ts';
 import type { FloatType, StoredTensor } from '../checkpoint/safetensors.ts';
@@ -80,9 +80,7 @@ export async function writeSyntheticModel(
 }
 
 /** Where models for benchmarks are kept: TANDEM_BENCH_CACHE, else `tandem/bench` in the user's cache. */
-export const benchCache = (): string =>
-  process.env.TANDEM_BENCH_CACHE ??
-  join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'tandem', 'bench');
+export const benchCache = (): string => process.env.TANDEM_BENCH_CACHE ?? join(cacheFolder(), 'bench');
 
 /** Folder of a model of Qwen3-0.6B's shape in bf16, 1.2 GB, which is made where it is not there yet. */
 export async function qwen3SmallFolder(): Promise<string> {

@@ -9,12 +9,12 @@ import { blocksText, measuredIn, readUserTable, tablePath } from '../accelerator
 import { SHIPPED } from '../accelerators/cpu/schedules-shipped.ts';
 import type { Device } from '../accelerators/device.ts';
 import { openDevice } from '../accelerators/registry.ts';
-import type { Form } from '../bench/products.ts';
-import { generationProducts, recipeProducts } from '../bench/products.ts';
+import { distinct, generationProducts, recipeProducts } from '../bench/products.ts';
 import { saveTuned } from '../bench/schedules.ts';
 import type { Tuned, TunedProduct } from '../bench/tune.ts';
 import { tuneProduct } from '../bench/tune.ts';
 import { openCheckpoint, readJsonFile } from '../checkpoint/files.ts';
+import { heldType, storedWeights } from '../inference/load.ts';
 import type { WeightType } from '../inference/weights.ts';
 import { defaultBlocks, productName } from '../kernels/schedule.ts';
 import { parseConfig } from '../models/config.ts';
@@ -38,18 +38,16 @@ async function folderProducts(device: Device, folder: string, computed: WeightTy
     join(folder, 'config.json'),
   );
   await using checkpoint = await openCheckpoint(folder);
-  const stored = [...checkpoint.tensors.values()].some(({ dtype }) => dtype === 'BF16');
-  const held: Form['held'] = computed === 'bf16' || stored ? 'bf16' : 'f32';
+  const held = heldType(storedWeights(checkpoint, config, folder), computed);
   return generationProducts(device, config, { held, computed, layout: 'panels' });
 }
 
 /** Each product once, by name. */
 async function gather(device: Device, { model, recipe, dtype }: Options): Promise<TunedProduct[]> {
-  const lists = [
+  return distinct([
     recipe ? await recipeProducts(device) : [],
     ...(await Promise.all(model.map((folder) => folderProducts(device, folder, dtype)))),
-  ];
-  return [...new Map(lists.flat().map((product) => [productName(product), product])).values()];
+  ]);
 }
 
 const improved = ({ before, after }: Tuned) => blocksText(before) !== blocksText(after);

@@ -98,14 +98,8 @@ export async function beginLoading(
   const config = parseConfig(await readJsonFile(configPath, z.unknown()), configPath);
   const checkpoint = await openCheckpoint(folder);
   try {
-    const found = weightSpecs(config).map((spec) => {
-      const info = checkpoint.tensors.get(spec.name);
-      checkWeight(spec, info, folder);
-      return { spec, info, type: checkFloat(info) };
-    });
-    // What is stored in bf16 need not be wider to be multiplied in f32.
-    const narrow = found.every(({ spec, type }) => spec.kind === 'norm' || type === 'BF16');
-    const held = dtype === 'f32' && narrow ? 'bf16' : dtype;
+    const found = storedWeights(checkpoint, config, folder);
+    const held = heldType(found, dtype);
     const weights = new WeightStore(device, config, held, 'panels');
     const done = readPieces(
       function* () {
@@ -126,6 +120,31 @@ export async function beginLoading(
     await checkpoint.close();
     throw error;
   }
+}
+
+/** A weight as files hold it. */
+export interface StoredWeight {
+  readonly spec: WeightSpec;
+  readonly info: TensorInfo;
+  readonly type: FloatType;
+}
+
+/** A model's weights in a checkpoint. Throws CheckpointError where one is missing or has a wrong shape or type. */
+export const storedWeights = (
+  checkpoint: CheckpointReader,
+  config: Qwen3Config,
+  folder: string,
+): StoredWeight[] =>
+  weightSpecs(config).map((spec) => {
+    const info = checkpoint.tensors.get(spec.name);
+    checkWeight(spec, info, folder);
+    return { spec, info, type: checkFloat(info) };
+  });
+
+/** How matrices are held that are multiplied in `dtype`: what is stored in bf16 need not be wider for f32. */
+export function heldType<T extends HeldType>(found: readonly StoredWeight[], dtype: T): T | 'bf16' {
+  const narrow = found.every(({ spec, type }) => spec.kind === 'norm' || type === 'BF16');
+  return dtype === 'f32' && narrow ? 'bf16' : dtype;
 }
 
 /** Reads all into place, and closes the checkpoint. */

@@ -88,7 +88,7 @@ export class WeightStore {
       if (matrix === null) this.store.write(name, values);
       else {
         const rows = kind === 'embedding' ? transposed(values, matrix[1], matrix[0]) : values;
-        this.store.write(name, packPanels(rows, ...matrix, storedType(kind, this.#dtype as WeightType)));
+        this.store.write(name, packPanels(rows, ...matrix, this.store.get(name).type.dtype));
       }
     }
   }
@@ -102,7 +102,7 @@ export class WeightStore {
       const matrix = this.layout === 'rows' ? null : matrixShape(this.#config, spec);
       if (matrix === null) weights.set(spec.name, values);
       else {
-        const rows = unpackPanels(values, ...matrix, storedType(spec.kind, this.#dtype as WeightType));
+        const rows = unpackPanels(values, ...matrix, this.store.get(spec.name).type.dtype);
         weights.set(spec.name, spec.kind === 'embedding' ? transposed(rows, ...matrix) : rows);
       }
     }

@@ -1,8 +1,14 @@
 /** What this process may use of the machine: processors and memory, within affinity and control groups. */
 import { readFileSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { join } from 'node:path';
 import type { ReadText } from '../control-groups.ts';
 import { controlGroups, threadsWithin } from '../control-groups.ts';
 import type { Native } from './native.ts';
+
+/** Tandem's folder in the user's cache. */
+export const cacheFolder = (): string =>
+  join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'tandem');
 
 const readText: ReadText = (path) => {
   try {

@@ -3,12 +3,12 @@
  * writes, and the one that comes with Tandem. Where neither knows a product, a model of the caches chooses.
  */
 import { readFileSync } from 'node:fs';
-import { homedir } from 'node:os';
 import { join } from 'node:path';
 import type { Machine, MatmulBlocks, Product, Schedule } from '../../kernels/schedule.ts';
 import { productName } from '../../kernels/schedule.ts';
 import type { LoopTarget } from '../loops/ir.ts';
 import type { Processor } from './cpuid.ts';
+import { cacheFolder } from './host.ts';
 import { SHIPPED } from './schedules-shipped.ts';
 
 /** Raised whenever code for products changes so that other blocks may be the fastest. Tables of other versions count no more. */
@@ -33,9 +33,7 @@ export function tableVersion(): string {
 }
 
 /** Where the user's table is: TANDEM_SCHEDULES, else `tandem/schedules.json` in the user's cache. */
-export const tablePath = (): string =>
-  process.env.TANDEM_SCHEDULES ??
-  join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'tandem', 'schedules.json');
+export const tablePath = (): string => process.env.TANDEM_SCHEDULES ?? join(cacheFolder(), 'schedules.json');
 
 /** Of every processor that has AVX2, where the processor does not tell (some virtual machines hide it). */
 const LEAST = { l1: 32 * 1024, l2: 256 * 1024, l3: 2 * 1024 * 1024 };

@@ -4,9 +4,7 @@ import { isFloat } from '../../numerics/dtype.ts';
 import type { LoopTarget, VecReg } from './ir.ts';
 import type { Context } from './values.ts';
 
-/**
- * Numbers one by one; bf16 with each second before its first; pairs of bf16, or quads of bytes, in one instruction.
- */
+/** Numbers one by one; bf16 with each second before its first; pairs of bf16, or quads of bytes, in one instruction. */
 export type Arithmetic = 'float' | 'swapped' | 'pairs' | 'integer' | 'quads';
 
 /** By the type of operand a. */

@@ -165,7 +165,11 @@ export function operandB(
   const width = size.vectors * lanes;
   const value = context.viewed(op.b);
   const panel = { k: 4 * width, step: 4 * width * (paired ? Math.ceil(depth / 2) : depth) };
-  const panels = () => context.allocate(4 * Math.ceil(n / width) * width * depth);
+  const panels = (): Stored => ({
+    at: 'scratch',
+    buffer: context.allocate(4 * Math.ceil(n / width) * width * depth),
+    strides: [],
+  });
   const packed = (tile: Stored): Ready => ({
     operand: { base: context.pointer(tile), type: 'i32', ...panel },
     owned: tile,
@@ -203,7 +207,7 @@ export function operandB(
       const k = bytes * view.strides[value.axes[0]];
       if (paired || m <= FEW * code.target.dotTile.rows)
         return { operand: { base, type: 'i32', step: 4 * width, k, halves: !paired }, owned: null };
-      const tile: Stored = { at: 'scratch', buffer: panels(), strides: [] };
+      const tile = panels();
       unpairedPanels(
         context,
         { base, type: 'i32', strides: [k, 4] },
@@ -233,7 +237,7 @@ export function operandB(
       context.elementwise([depth, n], [tile], tile, ([lanes]) => unpack(context, unpacking, lanes));
       return rowsOf(tile, 0, true);
     }
-    const tile: Stored = { at: 'scratch', buffer: panels(), strides: [] };
+    const tile = panels();
     // Along a row of the transpose, pairs lie as they should.
     const pairsLie = paired && op.transB && depth % 2 === 0;
     const direct = contiguous && (!op.transB || bytes === 4 || pairsLie);
@@ -257,7 +261,7 @@ export function operandB(
   const { tile, copied } = context.dense(op.b);
   const source = scratchSource(context, tile);
   if (op.transB && n > 1 && tile.strides[0] !== 1) {
-    const out: Stored = { at: 'scratch', buffer: panels(), strides: [] };
+    const out = panels();
     pack(source, out);
     if (copied) context.reclaim(tile.buffer);
     return packed(out);

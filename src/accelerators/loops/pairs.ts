@@ -1,6 +1,7 @@
 /** Pairs along k: an element of 32 bits holds two bf16, the first in the low half, as `vdot2` takes them. */
 import type { IntOperand, IntReg, MemoryType, VecReg } from './ir.ts';
 import type { Source } from './panels.ts';
+import { eachPanelRow } from './panels.ts';
 import type { Context } from './values.ts';
 import { elementBytes } from './views.ts';
 
@@ -130,20 +131,14 @@ export function unpairedPanels(
   const { code } = context;
   const { lanes } = code;
   const width = vectors * lanes;
-  code.for(0, depth / 2, 1, (pair) => {
-    const source = code.pointer(from.base, code.int('mul', pair, from.strides[0]));
-    const target = code.pointer(to, code.int('mul', pair, 2 * 4 * width));
-    code.pieces(n, width, (index, columns) => {
-      const read = code.pointer(source, code.int('mul', index, 4 * width));
-      const write = code.pointer(target, code.int('mul', index, 4 * width * depth));
-      for (let column = 0; column < columns; column += lanes) {
-        const words = code.load({ base: read, displacement: 4 * column });
-        for (const which of [0, 1])
-          code.store(halfOf(context, words, which), {
-            base: write,
-            displacement: 4 * (which * width + column),
-          });
-      }
-    });
+  eachPanelRow(context, from, { rows: depth / 2, depth, n, vectors }, to, (read, write, columns) => {
+    for (let column = 0; column < columns; column += lanes) {
+      const words = code.load({ base: read, displacement: 4 * column });
+      for (const which of [0, 1])
+        code.store(halfOf(context, words, which), {
+          base: write,
+          displacement: 4 * (which * width + column),
+        });
+    }
   });
 }

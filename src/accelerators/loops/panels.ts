@@ -10,6 +10,33 @@ export interface Source {
   readonly strides: readonly number[];
 }
 
+/**
+ * Walks a matrix, whose rows are contiguous, by what goes into each panel of [depth, n]. Of `rows` rows each becomes
+ * `depth / rows`; `move` gets where a row's part of a panel lies, where it goes, and its elements.
+ */
+export function eachPanelRow(
+  context: Context,
+  from: Source,
+  { rows, depth, n, vectors }: { rows: number; depth: number; n: number; vectors: number },
+  to: IntReg,
+  move: (source: IntReg, target: IntReg, count: number) => void,
+): void {
+  const { code } = context;
+  const width = vectors * code.lanes;
+  const bytes = elementBytes(from.type);
+  code.for(0, rows, 1, (k) => {
+    const row = code.pointer(from.base, code.int('mul', k, from.strides[0]));
+    const target = code.pointer(to, code.int('mul', k, (depth / rows) * 4 * width));
+    code.pieces(n, width, (index, count) =>
+      move(
+        code.pointer(row, code.int('mul', index, bytes * width)),
+        code.pointer(target, code.int('mul', index, 4 * width * depth)),
+        count,
+      ),
+    );
+  });
+}
+
 /** from: [depth, n], its rows contiguous. */
 export function packPanels(
   context: Context,
@@ -20,9 +47,8 @@ export function packPanels(
 ): void {
   const { code } = context;
   const { lanes } = code;
-  const width = vectors * lanes;
   const bytes = elementBytes(from.type);
-  const move = (source: IntReg, target: IntReg, count: number) => {
+  eachPanelRow(context, from, { rows: depth, depth, n, vectors }, to, (source, target, count) => {
     for (let v = 0; v * lanes < count; v++) {
       const read = { base: source, displacement: bytes * lanes * v };
       code.store(code.loadPart(read, count - v * lanes, from.type), {
@@ -30,17 +56,6 @@ export function packPanels(
         displacement: 4 * lanes * v,
       });
     }
-  };
-  code.for(0, depth, 1, (k) => {
-    const row = code.pointer(from.base, code.int('mul', k, from.strides[0]));
-    const target = code.pointer(to, code.int('mul', k, 4 * width));
-    code.pieces(n, width, (index, count) =>
-      move(
-        code.pointer(row, code.int('mul', index, bytes * width)),
-        code.pointer(target, code.int('mul', index, 4 * width * depth)),
-        count,
-      ),
-    );
   });
 }
 
