@@ -1,10 +1,6 @@
 /** Every command of `tandem`, with its options and help. */
-import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
-
-const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
-  version: string;
-};
+import { tandemVersion } from '../version.ts';
 
 /** What adds each command to a program, in the order of the help. */
 const COMMANDS: { readonly [name: string]: () => Promise<(program: Command) => void> } = {
@@ -28,7 +24,7 @@ export async function createProgram(argv: readonly string[] = []): Promise<Comma
     .description(
       'Train reasoning language models on one accelerator, run them on another, and prove that both run the same model.',
     )
-    .version(version)
+    .version(tandemVersion())
     .enablePositionalOptions()
     .exitOverride()
     .configureOutput({

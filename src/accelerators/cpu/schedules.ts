@@ -6,6 +6,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Machine, MatmulBlocks, Product, Schedule } from '../../kernels/schedule.ts';
 import { productName } from '../../kernels/schedule.ts';
+import { tandemVersion } from '../../version.ts';
 import type { LoopTarget } from '../loops/ir.ts';
 import type { Processor } from './cpuid.ts';
 import { cacheFolder } from './host.ts';
@@ -25,12 +26,7 @@ export interface ScheduleTable {
 }
 
 /** What a table must have been made by to count here. */
-export function tableVersion(): string {
-  const { version } = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8')) as {
-    version: string;
-  };
-  return `${version}-${SCHEDULES_VERSION}`;
-}
+export const tableVersion = (): string => `${tandemVersion()}-${SCHEDULES_VERSION}`;
 
 /** Where the user's table is: TANDEM_SCHEDULES, else `tandem/schedules.json` in the user's cache. */
 export const tablePath = (): string => process.env.TANDEM_SCHEDULES ?? join(cacheFolder(), 'schedules.json');
