@@ -4,6 +4,7 @@
  */
 import { ceilDiv } from '../tile/builder.ts';
 import type { Storage } from './common.ts';
+import { rowsConflict, worthPacking } from './operands.ts';
 
 /** Sizes of the block of C one program computes, and of the step along k. */
 export interface MatmulBlocks {
@@ -135,10 +136,6 @@ const UNEVEN = 0.04;
 const USABLE = 0.8;
 /** Bytes of a cache line. */
 const LINE = 64;
-/** Rows whose distance this divides are copied, as in the lowering. */
-const CONFLICT = 2048;
-/** Register tiles along m up to which b is not packed, as in the lowering. */
-const UNPACKED = 2;
 const BYTES: { readonly [S in Storage]: number } = { f32: 4, bf16: 2 };
 
 /** What `predictedCost` says of every choice of blocks. */
@@ -151,7 +148,6 @@ function costModel(
   const [bytesA, bytesB] = [BYTES[aType], BYTES[bType]];
   const paired = bf16Pairs && aType === 'bf16' && bType === 'bf16';
   const stride = bytesA * k;
-  const conflicts = aType === bType && !transA && stride % (paired ? 2 * CONFLICT : CONFLICT) === 0;
   const widened = aType === 'bf16' && !paired;
   const [l1, l2, l3] = [USABLE * caches.l1, USABLE * caches.l2, USABLE * caches.l3];
   /** Of a line that is used again after so many bytes went by. */
@@ -169,9 +165,10 @@ function costModel(
 
     const multiply = (blocks.m * across * (width / lanes) * blocks.k) / (paired ? 2 : 1);
     const tiles = across * down * (COST.tile + COST.sum * rows * (width / lanes));
-    const packed = panel === undefined && (transB === true || blocks.m > UNPACKED * tile.rows);
+    const packed = panel === undefined && (transB === true || worthPacking(blocks.m, tile.rows));
     const packing = packed ? ((blocks.k * blocks.n) / lanes) * COST.pack : 0;
-    const copied = widened || (conflicts && blocks.m >= 8);
+    const apart = aType === bType && !transA && rowsConflict(blocks.m, stride, paired);
+    const copied = widened || apart;
     const copying = copied ? ((blocks.m * blocks.k) / lanes) * COST.copy : 0;
 
     const aBytes = blocks.m * blocks.k * (paired ? 2 : 4);

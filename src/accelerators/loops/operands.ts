@@ -1,4 +1,5 @@
 /** Operands of `dot`: read where they lie as far as that is fast; else b is packed into panels, and a into padded rows. */
+import { rowsConflict, worthPacking } from '../../kernels/operands.ts';
 import type { Op } from '../../tile/ir.ts';
 import type { Arithmetic } from './arithmetic.ts';
 import type { IntReg, LoopTarget, MemoryType, VecReg } from './ir.ts';
@@ -12,9 +13,6 @@ import type { Unpacking, Viewed } from './views.ts';
 import { elementBytes, viewedStrides } from './views.ts';
 
 type DotOp = Extract<Op, { op: 'dot' }>;
-
-/** Register tiles along m up to which packing b takes longer than reading it in place again. */
-const FEW = 2;
 
 /** An operand of register tiles. Steps are in bytes. */
 export interface Operand {
@@ -31,9 +29,6 @@ export interface Operand {
   /** Of b: what becomes of its elements when they are read. */
   readonly unpacking?: readonly Unpacking[];
 }
-
-/** Rows whose distance this divides fall into few sets of the first-level cache. */
-const CONFLICT = 2048;
 
 export interface Ready {
   readonly operand: Operand;
@@ -61,7 +56,7 @@ export function operandA(
     const bytes = viewedStrides(value);
     const { type } = value.block;
     const inPlace = value.block.inside === 1 && (type === 'f32' || type === 'i32');
-    if (inPlace && (op.transA || bytes[alongM] % CONFLICT !== 0 || m < 8))
+    if (inPlace && (op.transA || !rowsConflict(m, bytes[alongM], false)))
       return {
         operand: { base: value.block.base, type: value.block.type, step: bytes[alongM], k: bytes[alongK] },
         owned: null,
@@ -74,9 +69,6 @@ export function operandA(
   return { operand: scratchOperand(context, tile, alongM, alongK), owned: copied ? tile : null };
 }
 
-/** Rows this far apart fall into one set of the first-level cache. */
-const SAME_SET = 4096;
-
 function pairsOfA(context: Context, op: DotOp, m: number, depth: number): Ready {
   const pairs = Math.ceil(depth / 2);
   const value = context.viewed(op.a);
@@ -85,7 +77,7 @@ function pairsOfA(context: Context, op: DotOp, m: number, depth: number): Ready 
   const [alongM, alongK] = op.transA ? [1, 0] : [0, 1];
   if (inside && !op.transA && strides[1] === 2 && depth % 2 === 0) {
     const source: Source = { base: value.block.base, type: 'i32', strides: [strides[0], 4] };
-    if (strides[0] % SAME_SET !== 0 || m < 8)
+    if (!rowsConflict(m, strides[0], true))
       return { operand: { base: source.base, type: 'i32', step: strides[0], k: 4 }, owned: null };
     return copyOfRows(context, source, [m, pairs]);
   }
@@ -205,7 +197,7 @@ export function operandB(
     if (value.paired && block.inside === 1 && n % lanes === 0) {
       const { base, view } = block;
       const k = bytes * view.strides[value.axes[0]];
-      if (paired || m <= FEW * code.target.dotTile.rows)
+      if (paired || !worthPacking(m, code.target.dotTile.rows))
         return { operand: { base, type: 'i32', step: 4 * width, k, halves: !paired }, owned: null };
       const tile = panels();
       unpairedPanels(
@@ -219,7 +211,7 @@ export function operandB(
     }
     const readable = block.inside === 1 && !op.transB && contiguous && n % lanes === 0;
     // Taking elements out of words costs less than a pass of its own, which writes and reads them once more.
-    if (readable && (isPanel || unpacking.length > 0 || m <= FEW * code.target.dotTile.rows))
+    if (readable && (isPanel || unpacking.length > 0 || !worthPacking(m, code.target.dotTile.rows)))
       return {
         operand: {
           base: block.base,
