@@ -186,7 +186,9 @@ for (const name of available) {
         kept = other;
       }
       assert.throws(() => kept.allocate(64), /closed/);
+      assert.equal(kept.allocatedBytes, 0);
     });
+
     test('bindings are checked before anything runs', async () => {
       await withBuffers([4 * elements + 60], async (buffer) => {
         const kernel = scaleKernel(2);

@@ -60,6 +60,7 @@ export class WasmDevice implements Device {
   readonly #target: LoopTarget;
   readonly #byObject = new WeakMap<Kernel, CompiledKernel>();
   readonly #byContent = new Map<string, CompiledKernel>();
+  readonly #live = new Set<WasmBuffer>();
   #allocated = 0;
 
   private constructor(runtime: WasmRuntime, info: DeviceInfo, fma: boolean) {
@@ -111,6 +112,7 @@ export class WasmDevice implements Device {
 
   allocate(byteLength: number): DeviceBuffer {
     const buffer = new WasmBuffer(this, byteLength, this.#runtime.allocate(byteLength));
+    this.#live.add(buffer);
     this.#allocated += byteLength;
     return buffer;
   }
@@ -119,6 +121,7 @@ export class WasmDevice implements Device {
     const own = this.#own(buffer);
     this.#runtime.release(own.address);
     own.freed = true;
+    this.#live.delete(own);
     this.#allocated -= own.byteLength;
   }
 
@@ -153,8 +156,9 @@ export class WasmDevice implements Device {
     };
   }
 
-  close(): Promise<void> {
-    return this.#runtime.close();
+  async close(): Promise<void> {
+    await this.#runtime.close();
+    for (const buffer of this.#live) this.free(buffer);
   }
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
