@@ -45,11 +45,6 @@ export function storeAs(
   k.store(view, offsets, value.cast(view.view.dtype), options);
 }
 
-/** How many rows of `columns` elements make a block of about 4096 elements, at most `rows`. */
-export function rowsPerBlock(rows: number, columns: number): number {
-  return Math.max(1, Math.min(rows, Math.floor(4096 / columns)));
-}
-
 /** The text of a type list in a kernel's name. */
 export function typeSuffix(...types: readonly DType[]): string {
   return types.every((type) => type === types[0]) ? types[0] : types.join('_');

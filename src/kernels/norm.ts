@@ -3,7 +3,7 @@ import type { KernelBuilder, Tile } from '../tile/builder.ts';
 import { buildKernel, ceilDiv } from '../tile/builder.ts';
 import type { Kernel } from '../tile/ir.ts';
 import type { Storage } from './common.ts';
-import { loadF32, memoized, rowsPerBlock, storeAs } from './common.ts';
+import { loadF32, memoized, storeAs } from './common.ts';
 
 export interface NormOptions {
   /** For the norm of each head: tokens * heads. */
@@ -20,6 +20,10 @@ export interface NormOptions {
 
 const name = (what: string, o: NormOptions) =>
   `rmsnorm_${what}_${o.rows}x${o.columns}_${o.xType ?? 'f32'}_${o.yType ?? 'f32'}_${o.weightType ?? 'f32'}`;
+
+/** How many rows of `columns` elements make a block of about 4096 elements, at most `rows`. */
+const rowsPerBlock = (rows: number, columns: number) =>
+  Math.max(1, Math.min(rows, Math.floor(4096 / columns)));
 
 /** 1 / sqrt(mean(x²) + eps), [rows, 1]. */
 export function inverseRms(x: Tile, o: Pick<NormOptions, 'columns' | 'eps'>): Tile {

@@ -1,5 +1,4 @@
 /** Every kernel with inputs and a float64 reference. `suite` in suite.ts runs the table on any device. */
-import { swiglu, swigluBackward } from '../../src/kernels/activation.ts';
 import {
   attention,
   attentionBackwardKeyValue,
@@ -8,12 +7,10 @@ import {
 } from '../../src/kernels/attention.ts';
 import { convertKernel } from '../../src/kernels/convert.ts';
 import { crossEntropy, crossEntropyBackward } from '../../src/kernels/crossentropy.ts';
-import { elementwise, reduce } from '../../src/kernels/elementwise.ts';
 import { embedding, embeddingBackward } from '../../src/kernels/embedding.ts';
 import { cacheWrite } from '../../src/kernels/kvcache.ts';
 import { biasEpilogue, gateEpilogue, matmul, residualEpilogue } from '../../src/kernels/matmul.ts';
 import { rmsNorm, rmsNormBackward, rmsNormWeightPartial } from '../../src/kernels/norm.ts';
-import { adamW, gradientClip, sumSquares } from '../../src/kernels/optimizer.ts';
 import { packTransposed } from '../../src/kernels/panels.ts';
 import { normedRope, queryKeyValue } from '../../src/kernels/qknorm.ts';
 import { rope, ropeTable } from '../../src/kernels/rope.ts';
@@ -394,30 +391,6 @@ function rowCases(): Case[] {
       tolerance,
     });
 
-    const g = [...normals(25, 33 * 5, type, 3)];
-    const u = normals(26, g.length, type);
-    const d = normals(27, g.length, type);
-    const size = { rows: 5, columns: 33, type };
-    cases.push(
-      {
-        name: `swiglu ${type}`,
-        kernel: swiglu(size),
-        inputs: { gate: g, up: u },
-        expected: { y: g.map((x, i) => x * sigmoid(x) * u[i]) },
-        tolerance,
-      },
-      {
-        name: `swiglu backward ${type}`,
-        kernel: swigluBackward(size),
-        inputs: { gate: g, up: u, dy: d },
-        expected: {
-          dgate: g.map((x, i) => d[i] * u[i] * sigmoid(x) * (1 + x * (1 - sigmoid(x)))),
-          dup: g.map((x, i) => d[i] * x * sigmoid(x)),
-        },
-        tolerance,
-      },
-    );
-
     const ids = [3, 0, 3, -1, 6, 99, 3];
     const table = normals(28, 7 * 70, type);
     const dx = normals(29, ids.length * 70, type);
@@ -578,110 +551,10 @@ function lossCases(): Case[] {
   ];
 }
 
-function updateCases(): Case[] {
-  const size = 1500;
-  const [param, grad, m] = [normals(51, size), normals(52, size), normals(53, size, 'f32', 0.1)];
-  const v = normals(54, size, 'f32', 0.1).map(Math.abs);
-  const hyper = [0.01, 0.9, 0.95, 1e-8, 0.1, 1 - 0.9 ** 3, 1 - 0.95 ** 3, 0.5];
-  const clip = [3, 0.25];
-  const scaled = grad.map((x) => x * hyper[7] * clip[1]);
-  const m1 = m.map((x, i) => 0.9 * x + 0.1 * scaled[i]);
-  const v1 = v.map((x, i) => 0.95 * x + 0.05 * scaled[i] ** 2);
-  const next = param.map(
-    (x, i) => x - 0.01 * (m1[i] / hyper[5] / (Math.sqrt(v1[i] / hyper[6]) + 1e-8) + 0.1 * x),
-  );
-  const [rows, columns] = [19, 1030];
-  const [x, column, line] = [normals(55, rows * columns), normals(56, rows), normals(57, columns)];
-  const rowSums = Array.from({ length: rows }, (_, r) => x.slice(r * columns, (r + 1) * columns));
-  const columnOf = (c: number) => Array.from({ length: rows }, (_, r) => x[r * columns + c]);
-  const domain = { rows, columns, inputs: [{ name: 'x', dtype: 'f32', shape: [rows, columns] }] } as const;
-  const tolerance = { atol: 1e-5, rtol: 1e-5 };
-  const add = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0);
-  return [
-    {
-      name: 'adamW',
-      kernel: adamW({ size }),
-      inputs: { param, grad, m, v, hyper, clip },
-      expected: { param: next, m: m1, v: v1 },
-      tolerance,
-    },
-    {
-      name: 'sumSquares',
-      kernel: sumSquares({ size: 19570 }),
-      inputs: { x },
-      expected: {
-        partials: [add(x.slice(0, 16384).map((y) => y * y)), add(x.slice(16384).map((y) => y * y))],
-      },
-      tolerance,
-    },
-    {
-      name: 'gradientClip',
-      kernel: gradientClip({ count: 3 }),
-      inputs: { partials: [4, 5, 16], limits: [1, 0.5] },
-      expected: { clip: [2.5, 0.4] },
-      tolerance,
-    },
-    {
-      name: 'gradientClip below',
-      kernel: gradientClip({ count: 1 }),
-      inputs: { partials: [4], limits: [3, 1] },
-      expected: { clip: [2, 1] },
-      tolerance,
-    },
-    {
-      name: 'elementwise broadcast',
-      kernel: elementwise({
-        key: 'affine',
-        rows,
-        columns,
-        inputs: [
-          ...domain.inputs,
-          { name: 'c', dtype: 'f32', shape: [rows, 1] },
-          { name: 'l', dtype: 'f32', shape: [1, columns] },
-        ],
-        outputs: [{ name: 'y', dtype: 'f32', accumulate: true }],
-        expression: ([a, c, l]) => [a.mul(c).add(l)],
-      }),
-      inputs: { x, c: column, l: line, y: new Array<number>(rows * columns).fill(1) },
-      expected: { y: x.map((value, i) => 1 + value * column[Math.floor(i / columns)] + line[i % columns]) },
-      tolerance,
-    },
-    {
-      name: 'reduce sum over columns',
-      kernel: reduce({ key: 'x', ...domain, over: 'columns', fn: 'sum' }),
-      inputs: { x },
-      expected: { out: rowSums.map(add) },
-      tolerance: { atol: 1e-4 },
-    },
-    {
-      name: 'reduce mean over rows',
-      kernel: reduce({ key: 'x', ...domain, over: 'rows', fn: 'mean' }),
-      inputs: { x },
-      expected: { out: line.map((_, c) => add(columnOf(c)) / rows) },
-      tolerance,
-    },
-    {
-      name: 'reduce max of exp over rows',
-      kernel: reduce({ key: 'exp', ...domain, over: 'rows', fn: 'max', expression: ([a]) => a.sub(9).exp() }),
-      inputs: { x },
-      expected: { out: line.map((_, c) => Math.exp(Math.max(...columnOf(c)) - 9)) },
-      tolerance,
-    },
-    {
-      name: 'reduce sum of exp over columns',
-      kernel: reduce({ key: 'exp', ...domain, over: 'columns', fn: 'sum', expression: ([a]) => a.exp() }),
-      inputs: { x },
-      expected: { out: rowSums.map((r) => add(r.map(Math.exp))) },
-      tolerance,
-    },
-  ];
-}
-
 export const CASES: readonly Case[] = [
   ...matmulCases(),
   ...attentionCases(),
   ...rowCases(),
   ...lossCases(),
-  ...updateCases(),
   ...quantizedCases(),
 ];
