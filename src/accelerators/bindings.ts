@@ -1,7 +1,7 @@
 /** What every device checks of a launch before it compiles it: native code cannot check memory when it runs. */
 import { byteLength } from '../numerics/dtype.ts';
-import { viewExtent } from '../tile/interpret.ts';
 import type { Kernel } from '../tile/ir.ts';
+import { viewExtent } from '../tile/ir.ts';
 import type { Device, Launch } from './device.ts';
 
 /** Bytes from view `index`'s base to the end of its last element. */

@@ -1,8 +1,8 @@
 /** One kernel, run once on JavaScript arrays: for trying kernels out and for tests. */
 import type { ValueArray } from '../numerics/arrays.ts';
 import { decodeValues, encodeValues } from '../numerics/arrays.ts';
-import { viewExtent } from '../tile/interpret.ts';
 import type { Kernel, View } from '../tile/ir.ts';
+import { viewExtent } from '../tile/ir.ts';
 import { verify } from '../tile/verify.ts';
 import { viewBytes } from './bindings.ts';
 import type { Device, DeviceBuffer } from './device.ts';

@@ -1,5 +1,5 @@
 /** What need not be recorded: no-ops, views of views, and arithmetic on constants. */
-import { convert } from '../tile/interpret.ts';
+import { convert } from '../tile/convert.ts';
 import type { BinaryFn, MapFn, UnaryFn } from '../tile/ir.ts';
 import type { Graph } from './graph.ts';
 import type { Attributes, Primitive } from './primitives.ts';

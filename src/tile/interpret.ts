@@ -1,12 +1,12 @@
 /**
  * Executes a kernel instruction by instruction, slowly and clearly. What it computes is what the tile language
- * means: every accelerator is tested against it.
+ * means: every accelerator is tested against it. The meaning of single elements is in `elementwise.ts`, `convert.ts`
+ * and `memory.ts`, that of sums in `sums.ts`.
  */
 import type { DType } from '../numerics/dtype.ts';
 import { byteLength, isFloat } from '../numerics/dtype.ts';
-import { bf16BitsToF32, f16BitsToF32, f32ToBf16Bits, f32ToF16Bits } from '../numerics/float.ts';
-import { fmaf } from '../numerics/fma.ts';
-import { f8e4m3BitsToF32, f8e5m2BitsToF32, f32ToF8e4m3Bits, f32ToF8e5m2Bits } from '../numerics/fp8.ts';
+import { convert } from './convert.ts';
+import { BINARY, TERNARY, UNARY } from './elementwise.ts';
 import type {
   BinaryFn,
   Instruction,
@@ -19,7 +19,10 @@ import type {
   ValueId,
   View,
 } from './ir.ts';
-import { elementCount, MAP_ARITY } from './ir.ts';
+import { elementCount, MAP_ARITY, viewExtent } from './ir.ts';
+import type { Memory } from './memory.ts';
+import { MEMORY } from './memory.ts';
+import { adder, multiplyAdd, orderAlongK, sumLast } from './sums.ts';
 
 /** Elements of a tile in row-major order: floats of any width as float32, bool as 0 or 1. */
 type Data = Float32Array | Int32Array | Uint32Array;
@@ -28,166 +31,6 @@ function allocate(dtype: DType, count: number): Data {
   if (isFloat(dtype)) return new Float32Array(count);
   return dtype === 'u32' ? new Uint32Array(count) : new Int32Array(count);
 }
-
-const fround = Math.fround;
-
-/** `value`, a float32, rounded to what `dtype` can hold. */
-const ROUND_FLOAT: { readonly [D in DType]?: (value: number) => number } = {
-  f32: fround,
-  bf16: (value) => bf16BitsToF32(f32ToBf16Bits(value)),
-  f16: (value) => f16BitsToF32(f32ToF16Bits(value)),
-  f8e4m3: (value) => f8e4m3BitsToF32(f32ToF8e4m3Bits(value)),
-  f8e5m2: (value) => f8e5m2BitsToF32(f32ToF8e5m2Bits(value)),
-};
-
-const INTEGER_RANGE: { readonly [D in DType]?: readonly [number, number] } = {
-  i32: [-0x80000000, 0x7fffffff],
-  u32: [0, 0xffffffff],
-  i8: [-128, 127],
-  i4: [-8, 7],
-};
-
-/** Keeps the low bits of an integer, as a value of `dtype`. */
-function wrap(value: number, dtype: DType): number {
-  if (dtype === 'u32') return value >>> 0;
-  const unused = dtype === 'i8' ? 24 : dtype === 'i4' ? 28 : 0;
-  return (value << unused) >> unused;
-}
-
-/** x * y + sum of a dot, by the operands' type; quads are four signed and four unsigned bytes. */
-const MULTIPLY_ADD = {
-  float: fmaf,
-  bytes: (x: number, y: number, sum: number) => (Math.imul(x, y) + sum) | 0,
-  quads: (x: number, y: number, sum: number) => {
-    let total = sum;
-    for (let shift = 24; shift >= 0; shift -= 8) total += Math.imul((x << shift) >> 24, (y << shift) >>> 24);
-    return total | 0;
-  },
-};
-
-function multiplyAdd(a: DType): (x: number, y: number, sum: number) => number {
-  if (isFloat(a)) return MULTIPLY_ADD.float;
-  return a === 'i32' ? MULTIPLY_ADD.quads : MULTIPLY_ADD.bytes;
-}
-
-/** The order in which a dot adds. */
-function orderAlongK(operand: DType, k: number): readonly number[] {
-  return Array.from({ length: k }, (_, p) => (operand === 'bf16' && (p | 1) < k ? p ^ 1 : p));
-}
-
-/** One value converted between element types. */
-export function convert(value: number, from: DType, to: DType): number {
-  const round = ROUND_FLOAT[to];
-  if (round !== undefined) return round(fround(value));
-  if (!isFloat(from)) return wrap(value, to);
-  if (Number.isNaN(value)) return 0;
-  const [low, high] = INTEGER_RANGE[to] as readonly [number, number];
-  return Math.min(high, Math.max(low, Math.trunc(value)));
-}
-
-interface Memory {
-  readonly read: (index: number) => number;
-  readonly write: (index: number, value: number) => void;
-}
-
-const MEMORY: { readonly [D in DType]: (data: DataView) => Memory } = {
-  f32: (data) => ({
-    read: (i) => data.getFloat32(4 * i, true),
-    write: (i, value) => data.setFloat32(4 * i, value, true),
-  }),
-  bf16: (data) => ({
-    read: (i) => bf16BitsToF32(data.getUint16(2 * i, true)),
-    write: (i, value) => data.setUint16(2 * i, f32ToBf16Bits(value), true),
-  }),
-  f16: (data) => ({
-    read: (i) => f16BitsToF32(data.getUint16(2 * i, true)),
-    write: (i, value) => data.setUint16(2 * i, f32ToF16Bits(value), true),
-  }),
-  f8e4m3: (data) => ({
-    read: (i) => f8e4m3BitsToF32(data.getUint8(i)),
-    write: (i, value) => data.setUint8(i, f32ToF8e4m3Bits(value)),
-  }),
-  f8e5m2: (data) => ({
-    read: (i) => f8e5m2BitsToF32(data.getUint8(i)),
-    write: (i, value) => data.setUint8(i, f32ToF8e5m2Bits(value)),
-  }),
-  i32: (data) => ({
-    read: (i) => data.getInt32(4 * i, true),
-    write: (i, value) => data.setInt32(4 * i, value, true),
-  }),
-  u32: (data) => ({
-    read: (i) => data.getUint32(4 * i, true),
-    write: (i, value) => data.setUint32(4 * i, value, true),
-  }),
-  i8: (data) => ({ read: (i) => data.getInt8(i), write: (i, value) => data.setInt8(i, value) }),
-  i4: (data) => ({
-    read: (i) => ((data.getUint8(i >> 1) >> (4 * (i & 1))) << 28) >> 28,
-    write: (i, value) => {
-      const shift = 4 * (i & 1);
-      const other = data.getUint8(i >> 1) & ~(15 << shift);
-      data.setUint8(i >> 1, other | ((value & 15) << shift));
-    },
-  }),
-  bool: (data) => ({
-    read: (i) => (data.getUint8(i) === 0 ? 0 : 1),
-    write: (i, value) => data.setUint8(i, value),
-  }),
-};
-
-/** Result of a function for floats (rounded to float32 by the caller) and for 32-bit integers (wrapped by the caller). */
-interface Unary {
-  readonly float?: (x: number) => number;
-  readonly int?: (x: number) => number;
-}
-interface Binary {
-  readonly float?: (x: number, y: number) => number;
-  readonly int?: (x: number, y: number) => number;
-}
-
-const UNARY: { readonly [F in UnaryFn]: Unary } = {
-  neg: { float: (x) => -x, int: (x) => -x },
-  abs: { float: Math.abs, int: Math.abs },
-  not: { int: (x) => ~x },
-  floor: { float: Math.floor },
-  sqrt: { float: Math.sqrt },
-  rsqrt: { float: (x) => 1 / fround(Math.sqrt(x)) },
-  exp: { float: Math.exp },
-  exp2: { float: (x) => 2 ** x },
-  log: { float: Math.log },
-  log2: { float: Math.log2 },
-  tanh: { float: Math.tanh },
-  sigmoid: { float: (x) => 1 / (1 + Math.exp(-x)) },
-  sin: { float: Math.sin },
-  cos: { float: Math.cos },
-};
-
-const compare = (test: (x: number, y: number) => boolean): Binary => {
-  const number = (x: number, y: number) => (test(x, y) ? 1 : 0);
-  return { float: number, int: number };
-};
-
-const BINARY: { readonly [F in BinaryFn]: Binary } = {
-  add: { float: (x, y) => x + y, int: (x, y) => x + y },
-  sub: { float: (x, y) => x - y, int: (x, y) => x - y },
-  mul: { float: (x, y) => x * y, int: Math.imul },
-  div: { float: (x, y) => x / y, int: (x, y) => (y === 0 ? 0 : Math.trunc(x / y)) },
-  rem: { int: (x, y) => (y === 0 ? 0 : x % y) },
-  min: { float: Math.min, int: Math.min },
-  max: { float: Math.max, int: Math.max },
-  and: { int: (x, y) => x & y },
-  or: { int: (x, y) => x | y },
-  xor: { int: (x, y) => x ^ y },
-  shl: { int: (x, y) => (y >>> 0 >= 32 ? 0 : x << y) },
-  // u32 operands arrive as numbers from 0 on, i32 operands keep their sign: x / 2^y rounded down is right for both.
-  shr: { int: (x, y) => Math.floor(x / 2 ** Math.min(y >>> 0, 32)) },
-  mulhi: { int: (x, y) => Number((BigInt(x) * BigInt(y)) >> 32n) },
-  lt: compare((x, y) => x < y),
-  le: compare((x, y) => x <= y),
-  gt: compare((x, y) => x > y),
-  ge: compare((x, y) => x >= y),
-  eq: compare((x, y) => x === y),
-  ne: compare((x, y) => x !== y),
-};
 
 type Values = (Data | undefined)[];
 
@@ -270,7 +113,7 @@ function loadInto(
 ): void {
   const { dtype, shape } = machine.kernel.types[id];
   const data = allocate(dtype, elementCount(shape));
-  const outside = ROUND_FLOAT[dtype]?.(op.fill) ?? wrap(op.fill, dtype);
+  const outside = convert(op.fill, dtype, dtype);
   walk((i, address) => {
     data[i] = address < 0 ? outside : machine.memory[op.view].read(address);
   });
@@ -288,19 +131,6 @@ function storeFrom(
   });
 }
 
-const add = (dtype: DType): ((x: number, y: number) => number) =>
-  isFloat(dtype) ? (x, y) => fround(x + y) : (x, y) => wrap(x + y, dtype);
-
-/** Sum in the order the language fixes for the last axis: 16 partial sums, added pairwise. */
-function sumLast(data: Data, begin: number, size: number, plus: (x: number, y: number) => number): number {
-  const partial = new Array<number>(16).fill(0);
-  for (let i = 0; i < size; i++) partial[i % 16] = plus(partial[i % 16], data[begin + i]);
-  for (let half = 8; half >= 1; half /= 2) {
-    for (let j = 0; j < half; j++) partial[j] = plus(partial[j], partial[j + half]);
-  }
-  return partial[0];
-}
-
 /** Sizes before, of, and after an axis. */
 function around(type: TileType, axis: number): readonly [number, number, number] {
   return [
@@ -314,7 +144,7 @@ const EXECUTE: Execute = {
   programId: (op, machine, [result]) => fill(machine, result, () => machine.program[op.axis]),
   constant: (op, machine, [result]) => {
     const { dtype } = machine.kernel.types[result];
-    const value = isFloat(dtype) ? op.value : wrap(op.value, dtype);
+    const value = convert(op.value, dtype, dtype);
     fill(machine, result, () => value);
   },
   iota: (op, machine, [result]) => {
@@ -341,7 +171,7 @@ const EXECUTE: Execute = {
     const view = machine.kernel.views[op.view];
     const memory = machine.memory[op.view];
     const data = get(machine, op.value);
-    const plus = add(view.dtype);
+    const plus = adder(view.dtype);
     walkBlock(
       machine,
       view,
@@ -371,8 +201,7 @@ const EXECUTE: Execute = {
     });
   },
   map: (op, machine, [result]) => {
-    const args = op.args.map((id) => get(machine, id));
-    const [x, y, z] = args;
+    const [x, y, z] = op.args.map((id) => get(machine, id));
     const { dtype } = machine.kernel.types[op.args[op.args.length - 1]];
     const kind = isFloat(dtype) ? 'float' : 'int';
     // Storing into the result's typed array rounds floats to float32 and wraps integers; bool needs its low bit only.
@@ -385,18 +214,15 @@ const EXECUTE: Execute = {
       const apply = BINARY[op.fn as BinaryFn][kind] as (x: number, y: number) => number;
       fill(machine, result, (i) => mask(apply(x[i], y[i])));
     } else {
-      const ternary: { readonly [F in TernaryFn]: (i: number) => number } = {
-        fma: (i) => fmaf(x[i], y[i], z[i]),
-        select: (i) => (x[i] !== 0 ? y[i] : z[i]),
-      };
-      fill(machine, result, ternary[op.fn as TernaryFn]);
+      const apply = TERNARY[op.fn as TernaryFn];
+      fill(machine, result, (i) => apply(x[i], y[i], z[i]));
     }
   },
   reduce: (op, machine, [result]) => {
     const type = machine.kernel.types[op.arg];
     const data = get(machine, op.arg);
     const [, size, inner] = around(type, op.axis);
-    const plus = add(type.dtype);
+    const plus = adder(type.dtype);
     fill(machine, result, (i) => {
       const begin = Math.floor(i / inner) * size * inner + (i % inner);
       if (op.fn === 'sum' && op.axis === type.shape.length - 1) return sumLast(data, begin, size, plus);
@@ -424,7 +250,7 @@ const EXECUTE: Execute = {
     const type = machine.kernel.types[op.arg];
     const data = get(machine, op.arg);
     const size = type.shape[type.shape.length - 1];
-    const plus = add(type.dtype);
+    const plus = adder(type.dtype);
     let sum = 0;
     fill(machine, result, (i) => {
       sum = i % size === 0 ? data[i] : plus(sum, data[i]);
@@ -483,11 +309,6 @@ function execute(instructions: readonly Instruction[], machine: Machine): void {
   for (const { op, results } of instructions) {
     (EXECUTE[op.op] as (op: Op, machine: Machine, results: readonly ValueId[]) => void)(op, machine, results);
   }
-}
-
-/** Elements a view spans in memory, from its base to its last element. */
-export function viewExtent(view: View): number {
-  return 1 + view.shape.reduce((sum, size, axis) => sum + (size - 1) * view.strides[axis], 0);
 }
 
 export interface InterpretOptions {

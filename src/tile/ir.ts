@@ -246,6 +246,11 @@ export function elementCount(shape: readonly number[]): number {
   return shape.reduce((product, size) => product * size, 1);
 }
 
+/** Elements a view spans in memory, from its base to its last element. */
+export function viewExtent(view: View): number {
+  return 1 + view.shape.reduce((sum, size, axis) => sum + (size - 1) * view.strides[axis], 0);
+}
+
 /** Values an instruction reads, its loop body not included. */
 export function operands(op: Op): readonly ValueId[] {
   switch (op.op) {

@@ -10,8 +10,9 @@ import type { DType } from '../../src/numerics/dtype.ts';
 import { byteLength } from '../../src/numerics/dtype.ts';
 import type { KernelBuilder, Tile } from '../../src/tile/builder.ts';
 import { buildKernel } from '../../src/tile/builder.ts';
-import { interpret, viewExtent } from '../../src/tile/interpret.ts';
+import { interpret } from '../../src/tile/interpret.ts';
 import type { Kernel } from '../../src/tile/ir.ts';
+import { viewExtent } from '../../src/tile/ir.ts';
 import { interpret as interpretLoops } from './loop-interpreter.ts';
 
 const TARGETS: readonly LoopTarget[] = [

@@ -4,8 +4,8 @@ import { byteLength, DTYPES } from '../../src/numerics/dtype.ts';
 import type { Tolerance } from '../../src/numerics/error.ts';
 import { bf16ToF32, f32ToBf16 } from '../../src/numerics/float.ts';
 import { Random } from '../../src/numerics/random.ts';
-import { viewExtent } from '../../src/tile/interpret.ts';
 import type { Kernel } from '../../src/tile/ir.ts';
+import { viewExtent } from '../../src/tile/ir.ts';
 
 /** One kernel with its inputs by view name, and what its outputs must be. Views not named begin at `NaN` where only written, else at 0. */
 export interface Case {

@@ -1,5 +1,5 @@
 /** One element of a value: held somewhere, or computed from its operands' elements. */
-import { convert } from '../../tile/interpret.ts';
+import { convert } from '../../tile/convert.ts';
 import type { Instruction, Op, OpName, ValueId } from '../../tile/ir.ts';
 import { add, both, constant, int, less, mul, op as operation } from './code.ts';
 import type { Context, MemoryUse } from './context.ts';
