@@ -1,6 +1,6 @@
 /** What kernels can compute on the way: of a product before it is stored, of rows before they are quantized. */
+import { sameShape } from '../tile/types.ts';
 import type { Expression } from './expression.ts';
-import { sameShape } from './types.ts';
 
 export type Kind = 'full' | 'row' | 'column';
 

@@ -4,6 +4,7 @@
  */
 
 import type { Kernel } from '../tile/ir.ts';
+import { sameShape } from '../tile/types.ts';
 import type { Combination } from './combine.ts';
 import { combine, productsOfRows } from './combine.ts';
 import { fitsEpilogue, fitsPrologue } from './epilogue.ts';
@@ -16,7 +17,6 @@ import { is, isLeaf, written } from './primitives.ts';
 import type { Tensor } from './tensor.ts';
 import { leafOf, memoryOf } from './tensor.ts';
 import type { TensorType } from './types.ts';
-import { sameShape } from './types.ts';
 import { isInlined, isPointwise, isProduct, isView, plain, Uses } from './uses.ts';
 
 export interface Step {

@@ -1,12 +1,13 @@
 /** Reverse-mode differentiation: adds the nodes that compute gradients to the graph. */
 
+import { typeText } from '../tile/types.ts';
 import type { GradientRule } from './gradient_rules.ts';
 import { GRADIENTS } from './gradient_rules.ts';
 import type { Graph } from './graph.ts';
 import type { Node, Primitive } from './primitives.ts';
 import { isLeaf, written } from './primitives.ts';
 import type { Tensor } from './tensor.ts';
-import { GraphError, typeText } from './types.ts';
+import { GraphError } from './types.ts';
 
 /**
  * Gradients of `loss` (f32, one element) with respect to `wrt`, each f32 of the tensor's shape; zeros where the loss

@@ -7,9 +7,9 @@
 import type { QuantizedType } from '../kernels/quantized.ts';
 import { ropeTable } from '../kernels/rope.ts';
 import type { DType } from '../numerics/dtype.ts';
-import { broadcastShapes } from '../tile/builder.ts';
 import type { Kernel, MapFn, ReduceFn } from '../tile/ir.ts';
 import { elementCount, MAP_ARITY } from '../tile/ir.ts';
+import { broadcastShapes, sameShape, typeText } from '../tile/types.ts';
 import { adamwStep } from './adamw.ts';
 import { identity } from './identity.ts';
 import { inferTypes } from './infer.ts';
@@ -17,7 +17,7 @@ import type { AttentionShape, Attributes, CustomGradient, Node, Primitive } from
 import { is, written } from './primitives.ts';
 import { simplify } from './simplify.ts';
 import { describe, leafOf, memoryOf, Tensor } from './tensor.ts';
-import { GraphError, resolveAxis, sameShape, typeText } from './types.ts';
+import { GraphError, resolveAxis } from './types.ts';
 
 export { type AdamWHyper, adamwHyper } from './adamw.ts';
 export { leafOf, memoryOf, Tensor } from './tensor.ts';

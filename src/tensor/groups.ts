@@ -1,9 +1,9 @@
 /** Groups of elementwise nodes of one shape that become one kernel. */
 
+import { sameShape } from '../tile/types.ts';
 import type { Node } from './primitives.ts';
 import { is } from './primitives.ts';
 import type { Tensor } from './tensor.ts';
-import { sameShape } from './types.ts';
 import type { Uses } from './uses.ts';
 import { isPointwise, plain } from './uses.ts';
 

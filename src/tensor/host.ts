@@ -2,8 +2,9 @@
 import type { DType } from '../numerics/dtype.ts';
 import { bf16BitsToF32, f16BitsToF32, f32ToBf16Bits, f32ToF16Bits } from '../numerics/float.ts';
 import { elementCount } from '../tile/ir.ts';
+import { typeText } from '../tile/types.ts';
 import type { TensorType } from './types.ts';
-import { GraphError, typeText } from './types.ts';
+import { GraphError } from './types.ts';
 
 /** Row-major values on the host. */
 export type HostArray = Float32Array | Int32Array | Uint32Array | Uint8Array;

@@ -4,10 +4,10 @@ import { panelShape, panelSizes, panelsOf } from '../kernels/panels.ts';
 import { quantizedShape } from '../kernels/quantized.ts';
 import type { DType } from '../numerics/dtype.ts';
 import { elementCount, MAP_ARITY } from '../tile/ir.ts';
-import { COMPARISONS, castable, MAP_TYPES } from '../tile/verify.ts';
+import { COMPARISONS, castable, MAP_TYPES, sameShape, sameType, typeText } from '../tile/types.ts';
 import type { Attributes, Primitive } from './primitives.ts';
 import type { TensorType } from './types.ts';
-import { GraphError, sameShape, sameType, typeText } from './types.ts';
+import { GraphError } from './types.ts';
 
 type Infer<P extends Primitive> = (
   attributes: Attributes[P],

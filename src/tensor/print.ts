@@ -1,6 +1,6 @@
 /** Graphs as text. */
+import { typeText } from '../tile/types.ts';
 import type { Graph } from './graph.ts';
-import { typeText } from './types.ts';
 
 /** One line a node: `%3 = matmul(%1, %2) {"transA":false} : f32[4, 8]`. */
 export function printGraph(graph: Graph): string {

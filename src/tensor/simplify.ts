@@ -1,12 +1,12 @@
 /** What need not be recorded: no-ops, views of views, and arithmetic on constants. */
 import { convert } from '../tile/convert.ts';
 import type { BinaryFn, MapFn, UnaryFn } from '../tile/ir.ts';
+import { sameType } from '../tile/types.ts';
 import type { Graph } from './graph.ts';
 import type { Attributes, Primitive } from './primitives.ts';
 import { is } from './primitives.ts';
 import type { Tensor } from './tensor.ts';
 import type { TensorType } from './types.ts';
-import { sameType } from './types.ts';
 
 type Simplify<P extends Primitive> = (
   graph: Graph,

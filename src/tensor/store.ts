@@ -2,9 +2,10 @@
 import type { Device, DeviceBuffer } from '../accelerators/device.ts';
 import type { DType } from '../numerics/dtype.ts';
 import { elementCount } from '../tile/ir.ts';
+import { sameType, typeText } from '../tile/types.ts';
 import { decode, encode, type HostArray } from './host.ts';
 import type { TensorType } from './types.ts';
-import { GraphError, sameType, typeBytes, typeText } from './types.ts';
+import { GraphError, typeBytes } from './types.ts';
 
 export interface StoreEntry {
   readonly name: string;

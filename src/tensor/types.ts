@@ -15,21 +15,9 @@ export class GraphError extends TypeError {
   override name = 'GraphError';
 }
 
-export function typeText(type: TensorType): string {
-  return `${type.dtype}[${type.shape.join(', ')}]`;
-}
-
 /** Bytes that a tensor of this type occupies. */
 export function typeBytes(type: TensorType): number {
   return byteLength(type.dtype, elementCount(type.shape));
-}
-
-export function sameShape(a: readonly number[], b: readonly number[]): boolean {
-  return a.length === b.length && a.every((size, axis) => size === b[axis]);
-}
-
-export function sameType(a: TensorType, b: TensorType): boolean {
-  return a.dtype === b.dtype && sameShape(a.shape, b.shape);
 }
 
 /** A negative axis counts from the end. Throws when the axis does not exist. */

@@ -6,7 +6,8 @@ import type { DType } from '../numerics/dtype.ts';
 import { isFloat } from '../numerics/dtype.ts';
 import type { BinaryFn, Instruction, Kernel, MapFn, Op, ReduceFn, TileType, UnaryFn, View } from './ir.ts';
 import { elementCount } from './ir.ts';
-import { COMPARISONS, dotResult, verify } from './verify.ts';
+import { broadcastShapes, COMPARISONS, dotResult, sameShape } from './types.ts';
+import { verify } from './verify.ts';
 
 /** An operand: a tile, or a number that takes the other operand's element type. */
 export type Operand = Tile | number;
@@ -213,17 +214,6 @@ export class Tile {
   }
 }
 
-/** NumPy's broadcasting rule; throws a TypeError that names both shapes. */
-export function broadcastShapes(a: readonly number[], b: readonly number[]): readonly number[] {
-  const rank = Math.max(a.length, b.length);
-  return Array.from({ length: rank }, (_, axis) => {
-    const x = a[axis - rank + a.length] ?? 1;
-    const y = b[axis - rank + b.length] ?? 1;
-    if (x !== y && x !== 1 && y !== 1) throw new TypeError(`tile shapes [${a}] and [${b}] do not broadcast`);
-    return x === 1 ? y : x;
-  });
-}
-
 export class KernelBuilder {
   readonly #name: string;
   readonly #views: View[] = [];
@@ -388,16 +378,14 @@ export class KernelBuilder {
     return this.map('select', condition, a, b);
   }
   broadcast(tile: Tile, shape: readonly number[]): Tile {
-    if (tile.shape.length === shape.length && tile.shape.every((size, axis) => size === shape[axis]))
-      return tile;
+    if (sameShape(tile.shape, shape)) return tile;
     const padded = [...Array<number>(shape.length - tile.shape.length).fill(1), ...tile.shape];
     if (padded.some((size, axis) => size !== 1 && size !== shape[axis])) {
       throw new TypeError(`cannot broadcast a tile of shape [${tile.shape}] to [${shape}]`);
     }
     const source =
       tile.shape.length === 0 || tile.shape.length === shape.length ? tile : tile.reshape(padded);
-    if (source.shape.length === shape.length && source.shape.every((size, axis) => size === shape[axis]))
-      return source;
+    if (sameShape(source.shape, shape)) return source;
     return this.emit({ op: 'broadcast', arg: source.id }, { dtype: tile.dtype, shape });
   }
   reduce(fn: ReduceFn, tile: Tile, axis = -1): Tile {

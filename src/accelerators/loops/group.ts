@@ -3,6 +3,7 @@
 import { byteLength } from '../../numerics/dtype.ts';
 import type { Instruction, Kernel, Op, ValueId } from '../../tile/ir.ts';
 import { elementCount, operands } from '../../tile/ir.ts';
+import { sameShape } from '../../tile/types.ts';
 
 /** Values an instruction reads, in its body too. */
 export function uses(op: Op): ValueId[] {
@@ -15,9 +16,6 @@ type MemoryOp = Extract<Op, { op: 'load' | 'store' }>;
 /** More would not fit into registers. */
 const MAX_MEMBERS = 48;
 const MAX_MEMORY = 8;
-
-const sameShape = (a: readonly number[], b: readonly number[]): boolean =>
-  a.length === b.length && a.every((size, axis) => size === b[axis]);
 
 const touchesMemory = ({ op }: Instruction): boolean =>
   op.op === 'load' ||
