@@ -84,8 +84,10 @@ export { deviceNames, listDevices, openDevice, resolveDevice } from './accelerat
 export { runKernel } from './accelerators/run-kernel.ts';
 
 // The tile language: kernels written once for every accelerator.
-export type { BlockOptions, Operand, ViewHandle, ViewOptions } from './tile/builder.ts';
-export { buildKernel, ceilDiv, KernelBuilder, Tile } from './tile/builder.ts';
+export type { BlockOptions, ViewHandle, ViewOptions } from './tile/builder.ts';
+export { buildKernel, ceilDiv, KernelBuilder } from './tile/builder.ts';
+export type { Operand } from './tile/tile.ts';
+export { Tile } from './tile/tile.ts';
 export type { Instruction, Kernel, MapFn, Op, ReduceFn, TileType, View } from './tile/ir.ts';
 export { interpret } from './tile/interpret.ts';
 export { print } from './tile/print.ts';

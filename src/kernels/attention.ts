@@ -6,9 +6,10 @@
  * (query, head in group). Key blocks have a fixed size and begin at position 0, and masked keys contribute
  * exactly nothing; so prefill, decode and training give the same bits for the same token.
  */
-import type { KernelBuilder, Tile, ViewHandle } from '../tile/builder.ts';
+import type { KernelBuilder, ViewHandle } from '../tile/builder.ts';
 import { buildKernel, ceilDiv } from '../tile/builder.ts';
 import type { Kernel } from '../tile/ir.ts';
+import type { Tile } from '../tile/tile.ts';
 import type { Storage } from './common.ts';
 import { loadF32, memoized, storeAs } from './common.ts';
 

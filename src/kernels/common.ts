@@ -1,7 +1,8 @@
 /** What the kernels share: storage types, memoization, and loads and stores that compute in f32. */
 import type { DType } from '../numerics/dtype.ts';
-import type { BlockOptions, KernelBuilder, Operand, Tile, ViewHandle } from '../tile/builder.ts';
+import type { BlockOptions, KernelBuilder, ViewHandle } from '../tile/builder.ts';
 import type { Kernel } from '../tile/ir.ts';
+import type { Operand, Tile } from '../tile/tile.ts';
 
 /** Element types in which activations and weights are held; arithmetic is in f32. */
 export type Storage = 'f32' | 'bf16';

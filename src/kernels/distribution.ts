@@ -2,7 +2,8 @@
  * The distribution over the vocabulary that one row of logits stands for, computed in one way for the sampler and
  * for the learner: on one accelerator both get the same bits.
  */
-import type { KernelBuilder, Tile, ViewHandle } from '../tile/builder.ts';
+import type { KernelBuilder, ViewHandle } from '../tile/builder.ts';
+import type { Tile } from '../tile/tile.ts';
 import { loadF32 } from './common.ts';
 
 /** Columns a step. Fixed: it takes part in the order of the sums. */

@@ -1,7 +1,8 @@
 /** Writes the keys and values of new tokens into the cache that attention reads. */
-import type { KernelBuilder, Tile, ViewHandle } from '../tile/builder.ts';
+import type { KernelBuilder, ViewHandle } from '../tile/builder.ts';
 import { buildKernel, ceilDiv } from '../tile/builder.ts';
 import type { Kernel } from '../tile/ir.ts';
+import type { Tile } from '../tile/tile.ts';
 import type { Storage } from './common.ts';
 import { loadF32, memoized } from './common.ts';
 

@@ -1,8 +1,9 @@
 /** Matrix multiplication with an epilogue. */
 import type { DType } from '../numerics/dtype.ts';
-import type { KernelBuilder, Tile } from '../tile/builder.ts';
+import type { KernelBuilder } from '../tile/builder.ts';
 import { buildKernel, ceilDiv } from '../tile/builder.ts';
 import type { Kernel } from '../tile/ir.ts';
+import type { Tile } from '../tile/tile.ts';
 import type { Storage } from './common.ts';
 import { loadF32, memoized, storeAs, typeSuffix } from './common.ts';
 import { inPairs } from './panels.ts';

@@ -1,7 +1,8 @@
 /** RMSNorm (Zhang and Sennrich, "Root mean square layer normalization", 2019), forward and backward. */
-import type { KernelBuilder, Tile } from '../tile/builder.ts';
+import type { KernelBuilder } from '../tile/builder.ts';
 import { buildKernel, ceilDiv } from '../tile/builder.ts';
 import type { Kernel } from '../tile/ir.ts';
+import type { Tile } from '../tile/tile.ts';
 import type { Storage } from './common.ts';
 import { loadF32, memoized, storeAs } from './common.ts';
 

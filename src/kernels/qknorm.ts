@@ -3,9 +3,10 @@
  * keys go straight into the cache. Every element is computed as by `rmsNorm`, `rope` and `cacheWrite` one after the other,
  * to the bit.
  */
-import type { KernelBuilder, Tile, ViewHandle } from '../tile/builder.ts';
+import type { KernelBuilder, ViewHandle } from '../tile/builder.ts';
 import { buildKernel, ceilDiv } from '../tile/builder.ts';
 import type { Kernel } from '../tile/ir.ts';
+import type { Tile } from '../tile/tile.ts';
 import type { Storage } from './common.ts';
 import { loadF32, memoized, storeAs } from './common.ts';
 import { cacheRows } from './kvcache.ts';

@@ -1,7 +1,8 @@
 /** Rows of 8-bit integers, the operand that products with quantized matrices take (see `quantized.ts`). */
-import type { KernelBuilder, Tile, ViewHandle } from '../tile/builder.ts';
+import type { KernelBuilder, ViewHandle } from '../tile/builder.ts';
 import { buildKernel, ceilDiv } from '../tile/builder.ts';
 import type { Kernel } from '../tile/ir.ts';
+import type { Tile } from '../tile/tile.ts';
 import type { Storage } from './common.ts';
 import { loadF32, memoized } from './common.ts';
 import { inverseRms } from './norm.ts';

@@ -9,9 +9,10 @@
  * the one at the same place of its second half. Values are held raised, as q + 8 or q + 128: processors multiply signed
  * with unsigned bytes. What that adds to a product is known from the sums of a's groups, and taken off.
  */
-import type { KernelBuilder, Tile } from '../tile/builder.ts';
+import type { KernelBuilder } from '../tile/builder.ts';
 import { buildKernel, ceilDiv } from '../tile/builder.ts';
 import type { Kernel } from '../tile/ir.ts';
+import type { Tile } from '../tile/tile.ts';
 import type { Storage } from './common.ts';
 import { loadF32, memoized, storeAs } from './common.ts';
 import type { Epilogue } from './matmul.ts';

@@ -1,7 +1,7 @@
 /** Rotary position embedding (Su and others, "RoFormer", 2021), halves rotated against each other. */
-import type { Tile } from '../tile/builder.ts';
 import { buildKernel, ceilDiv } from '../tile/builder.ts';
 import type { Kernel } from '../tile/ir.ts';
+import type { Tile } from '../tile/tile.ts';
 import type { Storage } from './common.ts';
 import { loadF32, memoized, storeAs } from './common.ts';
 

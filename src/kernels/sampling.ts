@@ -1,7 +1,8 @@
 /** Sampling with temperature, top-k and top-p, and the log-probability of a token under the distribution sampled from. */
-import type { KernelBuilder, Tile } from '../tile/builder.ts';
+import type { KernelBuilder } from '../tile/builder.ts';
 import { buildKernel } from '../tile/builder.ts';
 import type { Kernel } from '../tile/ir.ts';
+import type { Tile } from '../tile/tile.ts';
 import type { Storage } from './common.ts';
 import { memoized, storeAs } from './common.ts';
 import type { Distribution } from './distribution.ts';

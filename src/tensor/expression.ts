@@ -1,8 +1,9 @@
 /** A tree of elementwise functions as data: what a fused kernel computes for each element. */
 import type { DType } from '../numerics/dtype.ts';
-import type { KernelBuilder, Tile, ViewHandle } from '../tile/builder.ts';
+import type { KernelBuilder, ViewHandle } from '../tile/builder.ts';
 import type { MapFn } from '../tile/ir.ts';
 import { elementCount } from '../tile/ir.ts';
+import type { Tile } from '../tile/tile.ts';
 import type { TensorType } from './types.ts';
 
 /** One step; `args` are positions among the inputs followed by the earlier steps. */

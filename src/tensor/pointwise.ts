@@ -1,8 +1,9 @@
 /** Kernels made from expressions: elementwise groups, and reductions of an elementwise group. */
-import type { KernelBuilder, Tile } from '../tile/builder.ts';
+import type { KernelBuilder } from '../tile/builder.ts';
 import { buildKernel, ceilDiv, lowest } from '../tile/builder.ts';
 import type { Kernel, ReduceFn } from '../tile/ir.ts';
 import { elementCount } from '../tile/ir.ts';
+import type { Tile } from '../tile/tile.ts';
 import type { Expression } from './expression.ts';
 import { collapse, evaluate, expressionKey, loadInput } from './expression.ts';
 

@@ -10,9 +10,10 @@ import { openDevice } from '../../src/accelerators/registry.ts';
 import { runKernel } from '../../src/accelerators/run-kernel.ts';
 import { matmul } from '../../src/kernels/matmul.ts';
 import type { ValueArray } from '../../src/numerics/arrays.ts';
-import type { KernelBuilder, Tile } from '../../src/tile/builder.ts';
+import type { KernelBuilder } from '../../src/tile/builder.ts';
 import { buildKernel } from '../../src/tile/builder.ts';
 import type { Kernel } from '../../src/tile/ir.ts';
+import type { Tile } from '../../src/tile/tile.ts';
 import { runnable } from '../cpu/loop-runner.ts';
 import { normals } from '../kernels/buffers.ts';
 

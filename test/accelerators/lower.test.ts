@@ -8,11 +8,12 @@ import { rmsNorm } from '../../src/kernels/norm.ts';
 import { sample } from '../../src/kernels/sampling.ts';
 import type { DType } from '../../src/numerics/dtype.ts';
 import { byteLength } from '../../src/numerics/dtype.ts';
-import type { KernelBuilder, Tile } from '../../src/tile/builder.ts';
+import type { KernelBuilder } from '../../src/tile/builder.ts';
 import { buildKernel } from '../../src/tile/builder.ts';
 import { interpret } from '../../src/tile/interpret.ts';
 import type { Kernel } from '../../src/tile/ir.ts';
 import { viewExtent } from '../../src/tile/ir.ts';
+import type { Tile } from '../../src/tile/tile.ts';
 import { interpret as interpretLoops } from './loop-interpreter.ts';
 
 const TARGETS: readonly LoopTarget[] = [

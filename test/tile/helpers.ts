@@ -1,8 +1,9 @@
 /** Builds a kernel around a few operations and runs it on the interpreter. */
 import type { DType } from '../../src/numerics/dtype.ts';
-import type { KernelBuilder, Tile } from '../../src/tile/builder.ts';
+import type { KernelBuilder } from '../../src/tile/builder.ts';
 import { buildKernel } from '../../src/tile/builder.ts';
 import { interpret } from '../../src/tile/interpret.ts';
+import type { Tile } from '../../src/tile/tile.ts';
 
 export interface Argument {
   readonly dtype: DType;
