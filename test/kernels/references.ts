@@ -30,7 +30,7 @@ export interface AttentionShape {
 
 /** Index into keys in either layout. */
 export function keyIndex(
-  o: AttentionShape,
+  o: Pick<AttentionShape, 'kvHeads' | 'maxLength' | 'headDim'>,
   layout: 'cache' | 'tokens',
   slot: number,
   head: number,
