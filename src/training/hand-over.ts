@@ -10,20 +10,8 @@ import type { Sequence } from './batches.ts';
 import { fromTargets, layOut } from './batches.ts';
 import type { ParityReport } from './events.ts';
 import type { Learner } from './learner.ts';
-import type { Progress } from './progress.ts';
 import { encodePrompt } from './tasks/problems.ts';
 import type { Problem, Task } from './tasks/task.ts';
-
-/**
- * The bound where the user gives none. A sum that accelerators round differently at its last bit can become the next
- * bf16 value, 2^-8 away, so that two of them are much further apart with bf16 than with f32.
- */
-const PARITY_BOUND: { readonly [T in WeightType]: number } = { f32: 1e-3, bf16: 5e-2 };
-
-/** Largest |Δ log p| that a run allows between two accelerators. */
-export function parityBound({ grpo, dtype }: Pick<Progress, 'grpo' | 'dtype'>): number {
-  return grpo.parity_bound ?? PARITY_BOUND[dtype];
-}
 
 /** Gives the worker the learner's weights; returns the checksums of what was sent and of what arrived. */
 export async function handOver(learner: Learner, worker: Sampler, config: Qwen3Config, dtype: WeightType) {

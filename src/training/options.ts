@@ -12,6 +12,37 @@ const probability = () => z.number().min(0).max(1);
 export const LOSS_TYPES = ['grpo', 'dr_grpo', 'dapo', 'gspo', 'cispo'] as const;
 export type LossType = (typeof LOSS_TYPES)[number];
 
+/** What a variant of the loss works with where the user gives nothing. */
+interface LossDefaults {
+  /** Null: as `epsilon`. */
+  readonly epsilon_high: number | null;
+  readonly scale_rewards: 'group' | 'none';
+}
+
+const LOSS_DEFAULTS: { readonly [L in LossType]: LossDefaults } = {
+  grpo: { epsilon_high: null, scale_rewards: 'group' },
+  dr_grpo: { epsilon_high: null, scale_rewards: 'none' },
+  // DAPO's clip-higher.
+  dapo: { epsilon_high: 0.28, scale_rewards: 'group' },
+  gspo: { epsilon_high: null, scale_rewards: 'group' },
+  // The largest ratio itself.
+  cispo: { epsilon_high: 5, scale_rewards: 'group' },
+};
+
+/** '0.28 for dapo, else epsilon': the defaults of an option that has several. */
+function defaultsByLoss(option: keyof LossDefaults, usual: string): string {
+  const other = LOSS_TYPES.map((type) => ({ type, value: String(LOSS_DEFAULTS[type][option] ?? 'epsilon') }))
+    .filter(({ value }) => value !== usual)
+    .map(({ type, value }) => `${value} for ${type}, `);
+  return `default: ${other.join('')}else ${usual}`;
+}
+
+/**
+ * The parity bound where the user gives none. A sum that accelerators round differently at its last bit can become the
+ * next bf16 value, 2^-8 away, so that two of them are much further apart with bf16 than with f32.
+ */
+const PARITY_BOUND = { f32: 1e-3, bf16: 5e-2 } as const;
+
 /** The shape of a freshly initialised model; unset values come from the task's defaults. */
 export const modelOptions = z.strictObject({
   hidden_size: positive().optional().describe('Width of the residual stream'),
@@ -85,7 +116,7 @@ export const grpoOptions = z.strictObject({
     .describe('Completions sampled for a prompt (the group)'),
   steps_per_generation: positive().default(1).describe('Optimizer steps a generation batch is split into'),
   num_iterations: positive().default(1).describe('Passes over a generation batch'),
-  max_completion_length: positive().optional().describe('Tokens of a completion at most'),
+  max_completion_length: positive().default(512).describe('Tokens of a completion at most'),
   mask_truncated_completions: z
     .boolean()
     .default(false)
@@ -107,7 +138,7 @@ export const grpoOptions = z.strictObject({
   epsilon_high: rate()
     .optional()
     .describe(
-      'Upper clipping bound: ratios above 1 + epsilon_high; default: dapo 0.28, else epsilon. For cispo the largest ratio itself; default 5',
+      `Upper clipping bound: ratios above 1 + epsilon_high (for cispo the largest ratio itself); ${defaultsByLoss('epsilon_high', 'epsilon')}`,
     ),
   beta: rate()
     .default(0)
@@ -115,7 +146,9 @@ export const grpoOptions = z.strictObject({
   scale_rewards: z
     .enum(['group', 'none'])
     .optional()
-    .describe("Divide advantages by the group's standard deviation; default: group, for dr_grpo none"),
+    .describe(
+      `Divide advantages by the group's standard deviation; ${defaultsByLoss('scale_rewards', 'group')}`,
+    ),
   importance_sampling: z
     .enum(['off', 'tis'])
     .default('off')
@@ -126,7 +159,7 @@ export const grpoOptions = z.strictObject({
     .positive()
     .optional()
     .describe(
-      'Largest |Δ log p| of a sampled token between learner and another rollout accelerator; default: 0.001, with bf16 0.05',
+      `Largest |Δ log p| of a sampled token between learner and another rollout accelerator; default: ${PARITY_BOUND.f32}, with bf16 ${PARITY_BOUND.bf16}`,
     ),
   log_completions: z
     .number()
@@ -136,6 +169,27 @@ export const grpoOptions = z.strictObject({
     .describe('Sample traces written to the log a step'),
 });
 export type GrpoOptions = z.infer<typeof grpoOptions>;
+
+/** The options that depend on the variant of the loss, with its defaults. */
+export function lossOptions({
+  loss_type,
+  epsilon,
+  ...given
+}: Pick<GrpoOptions, 'loss_type' | 'epsilon' | 'epsilon_high' | 'scale_rewards'>) {
+  const defaults = LOSS_DEFAULTS[loss_type];
+  return {
+    epsilon_high: given.epsilon_high ?? defaults.epsilon_high ?? epsilon,
+    scale_rewards: given.scale_rewards ?? defaults.scale_rewards,
+  };
+}
+
+/** Largest |Δ log p| that a run allows between two accelerators, where matrices are multiplied in `dtype`. */
+export function parityBound(
+  grpo: Pick<GrpoOptions, 'parity_bound'>,
+  dtype: keyof typeof PARITY_BOUND,
+): number {
+  return grpo.parity_bound ?? PARITY_BOUND[dtype];
+}
 
 export const runOptions = z.strictObject({
   name: z

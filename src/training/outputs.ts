@@ -8,7 +8,7 @@ import type { Qwen3Config } from '../models/config.ts';
 import { parameterCount } from '../models/qwen3.ts';
 import type { Metrics, Summary } from './events.ts';
 import type { RecordedSequence } from './hand-over.ts';
-import { parityBound } from './hand-over.ts';
+import { parityBound } from './options.ts';
 import type { Progress } from './progress.ts';
 import { renderReport } from './report.ts';
 import type { RunFolder } from './run-folder.ts';
@@ -57,7 +57,12 @@ export async function writeOutputs(run: FinishedRun): Promise<Summary> {
   const sequences = recorded.slice(0, RECORDED_SEQUENCES);
   await folder.write(
     'parity.json',
-    json({ learner, checksum: checksum.learner, bound: parityBound(progress), sequences }),
+    json({
+      learner,
+      checksum: checksum.learner,
+      bound: parityBound(progress.grpo, progress.dtype),
+      sequences,
+    }),
   );
   await folder.write('summary.json', json(summary));
   await folder.write(

@@ -7,7 +7,8 @@ import type { Sequence } from './batches.ts';
 import { completionTokens, fromTargets, layOut, onTargets, paddedLength } from './batches.ts';
 import type { Metrics, ParityReport, SampleTrace } from './events.ts';
 import type { Batch, BatchShape, Learner, StepOutputs } from './learner.ts';
-import type { GrpoOptions, LossType } from './options.ts';
+import type { GrpoOptions } from './options.ts';
+import { lossOptions } from './options.ts';
 import { learningRate } from './schedule.ts';
 import { parseCompletion } from './tasks/completion.ts';
 import { drawProblem, encodePrompt, scoreCompletion } from './tasks/problems.ts';
@@ -18,7 +19,6 @@ export interface Reinforcement {
   readonly task: Task;
   readonly tokenizer: Tokenizer;
   readonly options: GrpoOptions;
-  readonly maxCompletionLength: number;
   /** Largest |Δ log p| allowed between the learner and another rollout accelerator. */
   readonly parityBound: number;
   readonly seed: number;
@@ -47,24 +47,8 @@ interface Judged {
   readonly parts: Readonly<Record<string, number>>;
 }
 
-/** Upper bounds where the user gives none: DAPO's clip-higher, CISPO's cap. */
-const DEFAULT_EPSILON_HIGH: { readonly [L in LossType]: number | null } = {
-  grpo: null,
-  dr_grpo: null,
-  gspo: null,
-  dapo: 0.28,
-  cispo: 5,
-};
-const SCALE_BY_DEFAULT: { readonly [L in LossType]: 'group' | 'none' } = {
-  grpo: 'group',
-  dr_grpo: 'none',
-  dapo: 'group',
-  gspo: 'group',
-  cispo: 'group',
-};
-
 async function sampleAndJudge(
-  { task, tokenizer, options, maxCompletionLength, seed, worker }: Reinforcement,
+  { task, tokenizer, options, seed, worker }: Reinforcement,
   step: number,
 ): Promise<Judged[]> {
   const { prompts_per_step: prompts, num_generations: group } = options;
@@ -78,7 +62,7 @@ async function sampleAndJudge(
       id: step * prompts * group + i,
     })),
     {
-      maxTokens: maxCompletionLength,
+      maxTokens: options.max_completion_length,
       temperature: options.temperature,
       topP: options.top_p,
       topK: options.top_k,
@@ -117,11 +101,11 @@ export async function reinforcementStep(run: Reinforcement, step: number): Promi
   const sequences = judged.map(
     ({ rollout }): Sequence => ({ prompt: rollout.prompt, completion: rollout.tokens }),
   );
-  const scale = options.scale_rewards ?? SCALE_BY_DEFAULT[options.loss_type];
+  const { epsilon_high, scale_rewards } = lossOptions(options);
   const statistics = groupAdvantages(
     judged.map(({ reward }) => reward),
     options.num_generations,
-    scale,
+    scale_rewards,
   );
 
   const shape = batchShape(sequences);
@@ -157,7 +141,7 @@ export async function reinforcementStep(run: Reinforcement, step: number): Promi
             ? 0
             : completion.length,
         );
-      const weights = tokenWeights(options.loss_type, lengths, run.maxCompletionLength);
+      const weights = tokenWeights(options.loss_type, lengths, options.max_completion_length);
       const micro = rows / options.gradient_accumulation_steps;
       for (let batch = 0; batch < options.gradient_accumulation_steps; batch++) {
         const first = part * rows + batch * micro;
@@ -178,7 +162,7 @@ export async function reinforcementStep(run: Reinforcement, step: number): Promi
             kind: 'policy',
             loss_type: options.loss_type,
             epsilon: options.epsilon,
-            epsilon_high: options.epsilon_high ?? DEFAULT_EPSILON_HIGH[options.loss_type] ?? options.epsilon,
+            epsilon_high,
             beta: options.beta,
             ...sampling,
           },
@@ -315,8 +299,8 @@ function policyMetrics(
   };
   const ratio = pick((output) => output.ratio);
   const kl = pick((output) => output.kl);
-  const high = options.epsilon_high ?? DEFAULT_EPSILON_HIGH[options.loss_type] ?? options.epsilon;
-  const upper = options.loss_type === 'cispo' ? high : 1 + high;
+  const { epsilon_high } = lossOptions(options);
+  const upper = options.loss_type === 'cispo' ? epsilon_high : 1 + epsilon_high;
   const low = mean(ratio.map((value) => (value < 1 - options.epsilon ? 1 : 0)));
   const above = mean(ratio.map((value) => (value > upper ? 1 : 0)));
   return {

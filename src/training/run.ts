@@ -29,9 +29,10 @@ import type {
   Summary,
 } from './events.ts';
 import type { MeasuredParity } from './hand-over.ts';
-import { handOver, measureParity, parityBound } from './hand-over.ts';
+import { handOver, measureParity } from './hand-over.ts';
 import type { Objective } from './learner.ts';
 import { Learner } from './learner.ts';
+import { parityBound } from './options.ts';
 import { writeOutputs } from './outputs.ts';
 import type { Progress } from './progress.ts';
 import { reinforcementStep } from './reinforcement.ts';
@@ -40,8 +41,6 @@ import { learningRate } from './schedule.ts';
 import { testProblems } from './tasks/problems.ts';
 import type { Problem, Task } from './tasks/task.ts';
 
-/** Tokens of a completion at most, where neither the user nor the task says. */
-const DEFAULT_COMPLETION_LENGTH = 512;
 const LIKELIHOOD: Objective = { kind: 'likelihood' };
 const MODES: readonly EvaluationMode[] = ['free', 'thinking', 'no_thinking'];
 const TRACE_TITLE: { readonly [S in Evaluation['stage']]: { readonly [M in EvaluationMode]: string } } = {
@@ -90,7 +89,6 @@ export class TrainingRun {
   readonly #parts: RunParts;
   readonly #progress: Progress;
   readonly #problems: Problem[];
-  readonly #maxCompletion: number;
   #learner!: Learner;
   #worker!: Sampler;
   /** Where it is browser tabs. */
@@ -106,7 +104,6 @@ export class TrainingRun {
     this.#parts = parts;
     this.#progress = structuredClone(parts.progress);
     this.#problems = testProblems(parts.task, this.#progress.run.seed, this.#progress.run.eval_problems);
-    this.#maxCompletion = this.#progress.grpo.max_completion_length ?? DEFAULT_COMPLETION_LENGTH;
   }
 
   /** Path of the run's folder: once the run is complete, that of its model. */
@@ -330,15 +327,14 @@ export class TrainingRun {
 
   async #policyStep(): Promise<StepResult> {
     const { task, tokenizer } = this.#parts;
-    const { grpo, run, step, totals } = this.#progress;
+    const { grpo, run, step, totals, dtype } = this.#progress;
     const checksum = await this.#handOver(this.#worker);
     const result = await reinforcementStep(
       {
         task,
         tokenizer,
         options: grpo,
-        maxCompletionLength: this.#maxCompletion,
-        parityBound: parityBound(this.#progress),
+        parityBound: parityBound(grpo, dtype),
         seed: run.seed,
         learner: this.#learner,
         worker: this.#worker,
@@ -360,14 +356,15 @@ export class TrainingRun {
 
   async #evaluate(stage: 'cold_start' | 'after_rl', mode: EvaluationMode): Promise<void> {
     const { task, tokenizer } = this.#parts;
+    const { grpo, run } = this.#progress;
     await this.#handOver(this.#worker);
     const { result, traces } = await evaluate(this.#worker, {
       task,
       tokenizer,
       problems: this.#problems,
       mode,
-      maxCompletionLength: this.#maxCompletion,
-      seed: this.#progress.run.seed,
+      maxCompletionLength: grpo.max_completion_length,
+      seed: run.seed,
     });
     this.#progress.evaluations.push({ stage, mode, result });
     this.#progress.traces.push({ title: TRACE_TITLE[stage][mode], trace: traces[0] });
@@ -414,7 +411,7 @@ export class TrainingRun {
   /** Samples on `device` with the learner's weights, and compares the log-probabilities on both sides. */
   async #measureParity(device: Device): Promise<MeasuredParity> {
     const { config, task, tokenizer } = this.#parts;
-    const { dtype, run } = this.#progress;
+    const { dtype, grpo, run } = this.#progress;
     const own = this.#worker instanceof RolloutWorker && this.#worker.device === device;
     const worker = own ? this.#worker : new RolloutWorker(device, config, dtype);
     try {
@@ -426,8 +423,8 @@ export class TrainingRun {
         task,
         tokenizer,
         problems: this.#problems.slice(0, PARITY_COMPLETIONS),
-        maxTokens: this.#maxCompletion,
-        bound: parityBound(this.#progress),
+        maxTokens: grpo.max_completion_length,
+        bound: parityBound(grpo, dtype),
         seed: run.seed,
       });
     } finally {
