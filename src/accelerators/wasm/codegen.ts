@@ -1,6 +1,7 @@
 /** Loop functions to WebAssembly function bodies: registers become locals, structured loops stay what they are. */
-import type { Instr, IntBinary, IntOperand, LoopFunction } from '../loops/ir.ts';
+import type { Instr, LoopFunction } from '../loops/ir.ts';
 import { FunctionBody } from './body.ts';
+import { COMPARISON, emitInteger } from './integer-functions.ts';
 import {
   emitBroadcast,
   emitLoad,
@@ -9,7 +10,8 @@ import {
   emitStoreFirst,
   emitStorePart,
 } from './memory-types.ts';
-import type { AccessOp, PlainOp } from './opcodes.ts';
+import type { AccessOp } from './opcodes.ts';
+import { emitTranspose } from './transpose.ts';
 import {
   emitFunction,
   emitHorizontal,
@@ -20,98 +22,6 @@ import {
 
 type InstrName = Instr['o'];
 type InstrOf<N extends InstrName> = Extract<Instr, { readonly o: N }>;
-
-/** Emits [a, b] to [result]; b is given too, for what is simpler when it is constant. */
-type EmitInteger = PlainOp | ((body: FunctionBody, b: IntOperand) => void);
-
-function divide(body: FunctionBody, b: IntOperand): void {
-  const { code } = body;
-  if (typeof b === 'number' && b !== 0 && b !== -1) {
-    code.plain('i32.div_s');
-    return;
-  }
-  const dividend = body.temporary('i32', 0);
-  const divisor = body.temporary('i32', 1);
-  const quotient = body.temporary('i32', 2);
-  // The instruction traps on 0, and on the smallest integer by -1, whose quotient wraps to itself.
-  code.set(divisor).set(dividend).i32(0).set(quotient);
-  code.get(divisor).if();
-  code.get(divisor).i32(-1).plain('i32.eq').if();
-  code.i32(0).get(dividend).plain('i32.sub').set(quotient);
-  code.else();
-  code.get(dividend).get(divisor).plain('i32.div_s').set(quotient);
-  code.end().end().get(quotient);
-}
-
-function remainder(body: FunctionBody, b: IntOperand): void {
-  const { code } = body;
-  if (typeof b === 'number' && b !== 0) {
-    code.plain('i32.rem_s');
-    return;
-  }
-  const dividend = body.temporary('i32', 0);
-  const divisor = body.temporary('i32', 1);
-  const rest = body.temporary('i32', 2);
-  code.set(divisor).set(dividend).i32(0).set(rest);
-  code.get(divisor).if().get(dividend).get(divisor).plain('i32.rem_s').set(rest).end().get(rest);
-}
-
-/** The instruction takes counts modulo 32; here 32 and more give 0, or the sign. */
-function shift(op: 'i32.shl' | 'i32.shr_s'): EmitInteger {
-  return (body, b) => {
-    const { code } = body;
-    if (typeof b === 'number' && b >= 0 && b < 32) {
-      code.plain(op);
-      return;
-    }
-    const count = body.temporary('i32', 1);
-    code.set(count);
-    if (op === 'i32.shr_s') {
-      code.get(count).i32(31).get(count).i32(32).plain('i32.lt_u').plain('select').plain(op);
-    } else {
-      code.get(count).plain(op).i32(0).get(count).i32(32).plain('i32.lt_u').plain('select');
-    }
-  };
-}
-
-function smaller(comparison: PlainOp): EmitInteger {
-  return (body) => {
-    const { code } = body;
-    const a = body.temporary('i32', 0);
-    const b = body.temporary('i32', 1);
-    code.set(b).set(a).get(a).get(b).get(a).get(b).plain(comparison).plain('select');
-  };
-}
-
-const INTEGER_BINARY: { readonly [F in IntBinary]: EmitInteger } = {
-  add: 'i32.add',
-  sub: 'i32.sub',
-  mul: 'i32.mul',
-  div: divide,
-  rem: remainder,
-  and: 'i32.and',
-  or: 'i32.or',
-  xor: 'i32.xor',
-  shl: shift('i32.shl'),
-  shr: shift('i32.shr_s'),
-  min: smaller('i32.lt_s'),
-  max: smaller('i32.gt_s'),
-  lt: 'i32.lt_s',
-  le: 'i32.le_s',
-  gt: 'i32.gt_s',
-  ge: 'i32.ge_s',
-  eq: 'i32.eq',
-  ne: 'i32.ne',
-};
-
-const COMPARISON = {
-  lt: 'i32.lt_s',
-  le: 'i32.le_s',
-  gt: 'i32.gt_s',
-  ge: 'i32.ge_s',
-  eq: 'i32.eq',
-  ne: 'i32.ne',
-} as const satisfies { readonly [C in InstrOf<'if'>['cmp']]: PlainOp };
 
 /** Parameters of the function, as locals. */
 const PARAMETER = { arguments: 0, scratch: 1, from: 2, to: 3 } as const;
@@ -145,78 +55,6 @@ function emitFor(body: FunctionBody, { index, lo, hi, step, body: instructions }
   body.tee(index);
   body.operand(hi).plain('i32.lt_s').brIf(0).end();
   if (entered === null) code.end();
-}
-
-/** [address] to [the first `count` (1 to 4) lanes there, zeros above]; the address is in temporary 0. */
-function emitLoadLanes(body: FunctionBody, offset: number, count: number): void {
-  const { code } = body;
-  code.get(body.temporary('i32', 0));
-  if (count === 4) code.vectorAccess('v128.load', offset);
-  else if (count === 1) code.vectorAccess('v128.load32_zero', offset);
-  else code.vectorAccess('v128.load64_zero', offset);
-  if (count !== 3) return;
-  const loaded = body.temporary('v128', 0);
-  code
-    .set(loaded)
-    .get(body.temporary('i32', 0))
-    .get(loaded)
-    .laneAccess('v128.load32_lane', offset + 8, 2);
-}
-
-function emitStoreLanes(body: FunctionBody, offset: number, count: number, source: number): void {
-  const { code } = body;
-  const address = body.temporary('i32', 0);
-  code.get(address).get(source);
-  if (count === 4) code.vectorAccess('v128.store', offset);
-  else if (count === 1) code.laneAccess('v128.store32_lane', offset, 0);
-  else code.laneAccess('v128.store64_lane', offset, 0);
-  if (count === 3)
-    code
-      .get(address)
-      .get(source)
-      .laneAccess('v128.store32_lane', offset + 8, 2);
-}
-
-function emitTranspose(body: FunctionBody, instr: InstrOf<'vtranspose'>): void {
-  const { code } = body;
-  const { from, fromStride, to, toStride, rows, columns } = instr;
-  if (!(rows >= 1 && rows <= 4 && columns >= 1 && columns <= 4)) {
-    throw new RangeError(`vtranspose of ${rows} x ${columns}: at most 4 x 4`);
-  }
-  const address = body.temporary('i32', 0);
-  const row = [1, 2, 3, 4].map((number) => body.temporary('v128', number)) as [
-    number,
-    number,
-    number,
-    number,
-  ];
-  const half = [5, 6, 7, 8].map((number) => body.temporary('v128', number)) as [
-    number,
-    number,
-    number,
-    number,
-  ];
-  let offset = body.address(from);
-  code.set(address);
-  row.forEach((local, r) => {
-    if (r > 0) code.get(address).i32(fromStride).plain('i32.add').set(address);
-    if (r < rows) emitLoadLanes(body, offset, columns);
-    else code.v128Splat(0);
-    code.set(local);
-  });
-  code.get(row[0]).get(row[1]).shuffle([0, 4, 1, 5]).set(half[0]);
-  code.get(row[2]).get(row[3]).shuffle([0, 4, 1, 5]).set(half[1]);
-  code.get(row[0]).get(row[1]).shuffle([2, 6, 3, 7]).set(half[2]);
-  code.get(row[2]).get(row[3]).shuffle([2, 6, 3, 7]).set(half[3]);
-  offset = body.address(to);
-  code.set(address);
-  for (let column = 0; column < columns; column++) {
-    const pair = column < 2 ? 0 : 2;
-    if (column > 0) code.get(address).i32(toStride).plain('i32.add').set(address);
-    code.get(half[pair]!).get(half[pair + 1]!);
-    code.shuffle(column % 2 === 0 ? [0, 1, 4, 5] : [2, 3, 6, 7]).set(row[0]);
-    emitStoreLanes(body, offset, rows, row[0]);
-  }
 }
 
 function emitDot2(body: FunctionBody, { dst, a, b, c }: InstrOf<'vdot2'>): void {
@@ -275,9 +113,7 @@ const EMIT: { readonly [N in InstrName]: (body: FunctionBody, instr: InstrOf<N>)
   ibin: (body, { dst, fn, a, b }) => {
     body.get(a);
     body.operand(b);
-    const emit = INTEGER_BINARY[fn];
-    if (typeof emit === 'string') body.code.plain(emit);
-    else emit(body, b);
+    emitInteger(body, fn, b);
     body.set(dst);
   },
   iselect: (body, { dst, c, a, b }) => {
