@@ -24,6 +24,9 @@ export function checkBindings(device: Device, { kernel, bindings }: Launch): voi
     if (buffer.device !== device) {
       throw new Error(`${where}: the bound buffer was not allocated by this ${device.info.name} device`);
     }
+    if (buffer.readOnly && kernel.views[index].access !== 'read') {
+      throw new Error(`${where}: the kernel writes it, and the bound buffer is read-only`);
+    }
     if (!Number.isSafeInteger(byteOffset) || byteOffset < 0) {
       throw new RangeError(`${where}: the byte offset must be a whole number, 0 or more, not ${byteOffset}`);
     }

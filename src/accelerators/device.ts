@@ -9,6 +9,13 @@ import type { Kernel } from '../tile/ir.ts';
 export interface DeviceBuffer {
   readonly device: Device;
   readonly byteLength: number;
+  /** Neither `write` nor a kernel may change it. */
+  readonly readOnly?: boolean;
+}
+
+export interface MappedFile extends DeviceBuffer {
+  /** Zeros stood for bytes that could not be read, since the file was cut off or the disk failed: ask after reading. */
+  readonly damaged: boolean;
 }
 
 /** One kernel of a program: `bindings[i]` is where view i of the kernel begins. 64-byte aligned offsets are fastest. */
@@ -82,6 +89,12 @@ export interface Device extends AsyncDisposable {
    * others do to the memory meanwhile (a run, a read from a file that is still under way) is for the caller to order.
    */
   map?(buffer: DeviceBuffer, byteOffset: number, byteLength: number): Uint8Array;
+  /**
+   * A file as memory that kernels read, without a copy of its own: pages come from the system's cache of files, or from
+   * the disk, when they are first read. Left out by accelerators that cannot. Throws, naming the path, where the file
+   * cannot be opened.
+   */
+  mapFile?(path: string): MappedFile;
   /** Copies bytes out of device memory, after all earlier runs. */
   read(buffer: DeviceBuffer, byteOffset?: number, byteLength?: number): Promise<Uint8Array<ArrayBuffer>>;
   /** Compiles the launches. Throws an error that names the kernel and operation when one is unsupported. */

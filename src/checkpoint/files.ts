@@ -20,6 +20,8 @@ export interface CheckpointReader extends AsyncDisposable {
    * @throws CheckpointError as `read`; RangeError where the tensor has no so many bytes
    */
   readInto(name: string, begin: number, target: Uint8Array): Promise<void>;
+  /** The file a tensor is in, and where in it its first byte is. @throws CheckpointError where there is no such tensor */
+  locate(name: string): { readonly path: string; readonly position: number };
   close(): Promise<void>;
 }
 
@@ -63,6 +65,7 @@ export async function openSafetensors(path: string): Promise<CheckpointReader> {
       return { name, dtype, shape, data };
     },
     readInto,
+    locate: (name) => ({ path, position: header.dataOffset + find(name).begin }),
     close,
     [Symbol.asyncDispose]: close,
   };
@@ -137,6 +140,7 @@ async function openShards(folder: string, indexPath: string): Promise<Checkpoint
     metadata,
     read: async (name) => find(name).read(name),
     readInto: async (name, begin, target) => find(name).readInto(name, begin, target),
+    locate: (name) => find(name).locate(name),
     close,
     [Symbol.asyncDispose]: close,
   };

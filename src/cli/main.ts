@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 /** The `tandem` command. Exit codes: 0 success, 1 failure, 2 wrong usage. */
+import './engine.ts';
 import { CommanderError } from 'commander';
 import { EXIT, UsageError } from './errors.ts';
 import { normaliseFlags } from './flags.ts';

@@ -11,6 +11,7 @@ import type {
   DeviceInfo,
   Executable,
   Launch,
+  MappedFile,
   TracedLaunch,
 } from '../device.ts';
 import type { LoopFunction, LoopTarget } from '../loops/ir.ts';
@@ -20,8 +21,9 @@ import { generate, unsupported as ungenerable } from './codegen.ts';
 import type { Isa } from './codegen-emitter.ts';
 import type { Extensions } from './codegen-vector.ts';
 import { type CpuFeature, type Processor, processor } from './cpuid.ts';
+import { DeviceHeap } from './heap.ts';
 import { availableMemory, usableThreads } from './host.ts';
-import { CodeBlock, DeviceHeap } from './memory.ts';
+import { CodeBlock } from './memory.ts';
 import { loadNative, type Native } from './native.ts';
 import { describeSchedules, scheduleOf } from './schedules.ts';
 import { LaunchList, ThreadPool } from './threads.ts';
@@ -170,7 +172,13 @@ class CpuDevice implements Device {
     this.#heap.free(buffer);
   }
 
+  mapFile(path: string): MappedFile {
+    this.#checkOpen();
+    return this.#heap.mapFile(path);
+  }
+
   write(buffer: DeviceBuffer, data: ArrayBufferView, byteOffset = 0): void {
+    if (buffer.readOnly) throw new Error('cannot write to a buffer: it is read-only');
     const address = this.#heap.address(buffer, byteOffset, data.byteLength, 'write to a buffer');
     this.#native.memcpy(address, data, data.byteLength);
   }

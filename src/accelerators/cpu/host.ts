@@ -56,6 +56,14 @@ export function usableThreads(native: Native, asked?: number): number {
   return Math.min(maximumThreads, processorThreads(native));
 }
 
+const STATM_PAGE_BYTES = 4096;
+
+/** Bytes of this process in memory that are its own, so without pages of files that others share. */
+export function residentMemory(): number {
+  const [, resident, shared] = readFileSync('/proc/self/statm', 'utf8').split(' ').map(Number);
+  return (resident - shared) * STATM_PAGE_BYTES;
+}
+
 /** Bytes that can be allocated before the machine swaps or the control group's limit ends this process. */
 export function availableMemory(read: ReadText = readText): number {
   const free = /^MemAvailable:\s+(\d+) kB/m.exec(read('/proc/meminfo') ?? '');

@@ -1,6 +1,4 @@
-/** Memory outside the JavaScript heap: mappings, executable code, and the heap of device buffers. */
-import type { Device, DeviceBuffer } from '../device.ts';
-import { availableMemory } from './host.ts';
+/** Memory outside the JavaScript heap: mappings, and executable code. */
 import type { Native } from './native.ts';
 
 const READ = 1;
@@ -16,8 +14,23 @@ const hugePageBytes = 2 * 1024 * 1024;
 
 const roundUp = (value: number, multiple: number): number => Math.ceil(value / multiple) * multiple;
 
+/** What mmap returns where it fails. */
+export const isFailure = (address: bigint): boolean => BigInt.asIntN(64, address ?? -1n) === -1n;
+
+export function unmap(native: Native, address: bigint, byteLength: number): void {
+  if (native.munmap(address, byteLength) !== 0)
+    throw new Error(`cannot unmap ${byteLength} bytes: ${native.lastError()}`);
+}
+
+/** Addresses that are ours until they are freed. */
+export interface Region {
+  readonly address: bigint;
+  readonly byteLength: number;
+  free(): void;
+}
+
 /** Zero-filled memory, page-aligned, of its own. */
-export class Mapping {
+export class Mapping implements Region {
   readonly address: bigint;
   readonly byteLength: number;
   readonly #native: Native;
@@ -38,7 +51,7 @@ export class Mapping {
       -1,
       0,
     );
-    if (BigInt.asIntN(64, start ?? -1n) === -1n) {
+    if (isFailure(start)) {
       throw new RangeError(`cannot map ${byteLength} bytes of memory: ${native.lastError()}`);
     }
     this.address = huge ? this.#trim(start, surplus) : start;
@@ -49,15 +62,9 @@ export class Mapping {
   #trim(start: bigint, surplus: number): bigint {
     const before = Number(-start & BigInt(hugePageBytes - 1));
     const aligned = start + BigInt(before);
-    if (before > 0) this.#unmap(start, before);
-    if (before < surplus) this.#unmap(aligned + BigInt(this.byteLength), surplus - before);
+    if (before > 0) unmap(this.#native, start, before);
+    if (before < surplus) unmap(this.#native, aligned + BigInt(this.byteLength), surplus - before);
     return aligned;
-  }
-
-  #unmap(address: bigint, byteLength: number): void {
-    if (this.#native.munmap(address, byteLength) !== 0) {
-      throw new Error(`cannot unmap ${byteLength} bytes: ${this.#native.lastError()}`);
-    }
   }
 
   /** The first 2 GiB, at most, as an array buffer; not to be used after `free`. */
@@ -77,7 +84,7 @@ export class Mapping {
   free(): void {
     if (!this.#mapped) throw new Error('a mapping is freed twice');
     this.#mapped = false;
-    this.#unmap(this.address, this.byteLength);
+    unmap(this.#native, this.address, this.byteLength);
   }
 }
 
@@ -104,148 +111,5 @@ export class CodeBlock {
 
   free(): void {
     this.#mapping.free();
-  }
-}
-
-class HeapBuffer implements DeviceBuffer {
-  readonly device: Device;
-  readonly byteLength: number;
-  /** Null once it is freed. */
-  mapping: Mapping | null;
-  /** Runs that use it. */
-  pins = 0;
-
-  constructor(device: Device, byteLength: number, mapping: Mapping) {
-    this.device = device;
-    this.byteLength = byteLength;
-    this.mapping = mapping;
-  }
-}
-
-/** `bytes` for people. */
-export function formatBytes(bytes: number): string {
-  const units = ['bytes', 'KiB', 'MiB', 'GiB', 'TiB'];
-  let unit = 0;
-  let value = bytes;
-  while (value >= 1024 && unit < units.length - 1) {
-    value /= 1024;
-    unit++;
-  }
-  return `${unit === 0 ? value : value.toFixed(1)} ${units[unit]}`;
-}
-
-// Pages are taken from the system when they are first touched, so what the system calls available still includes
-// what was promised to earlier buffers. The growth of the resident set tells how much of the promise is kept.
-let promisedBytes = 0;
-let residentAtStart: number | undefined;
-
-function headroom(): number {
-  residentAtStart ??= process.memoryUsage.rss();
-  const touched = Math.max(0, process.memoryUsage.rss() - residentAtStart);
-  return Math.max(0, availableMemory() - Math.max(0, promisedBytes - touched));
-}
-
-/** Below this, available memory is not looked up for a buffer. */
-const smallBytes = 1024 * 1024;
-/** For so long, and for this share of what was found, looking it up once is enough for many buffers. */
-const lookUpMilliseconds = 100;
-const lookUpShare = 0.25;
-let lookedUp = { at: Number.NEGATIVE_INFINITY, left: 0 };
-
-/** Whether `byteLength` more bytes are certain to fit: the system keeps its figures in many files, which take time. */
-function surelyFits(byteLength: number): boolean {
-  if (performance.now() - lookedUp.at > lookUpMilliseconds || byteLength > lookedUp.left) return false;
-  lookedUp.left -= byteLength;
-  return true;
-}
-
-/** The buffers of one device. */
-export class DeviceHeap {
-  readonly #native: Native;
-  readonly #device: Device;
-  readonly #live = new Set<HeapBuffer>();
-  #allocatedBytes = 0;
-
-  constructor(native: Native, device: Device) {
-    this.#native = native;
-    this.#device = device;
-  }
-
-  /** Bytes allocated and not yet freed. */
-  get allocatedBytes(): number {
-    return this.#allocatedBytes;
-  }
-
-  /** Zero-filled and page-aligned. Throws RangeError when the machine has less than `byteLength` bytes left. */
-  allocate(byteLength: number): DeviceBuffer {
-    if (!Number.isSafeInteger(byteLength) || byteLength < 0) {
-      throw new RangeError(`cannot allocate ${byteLength} bytes: the size must be a whole number, 0 or more`);
-    }
-    if (byteLength >= smallBytes && !surelyFits(byteLength)) {
-      const available = headroom();
-      lookedUp = { at: performance.now(), left: lookUpShare * available - byteLength };
-      if (byteLength > available) {
-        throw new RangeError(
-          `out of memory on the cpu device: ${formatBytes(byteLength)} were asked for and ${formatBytes(available)} ` +
-            `are available (this device holds ${formatBytes(this.#allocatedBytes)}); ` +
-            'use a smaller batch, context or model, or free buffers first',
-        );
-      }
-    }
-    const mapping = new Mapping(this.#native, byteLength);
-    const buffer = new HeapBuffer(this.#device, byteLength, mapping);
-    this.#live.add(buffer);
-    this.#allocatedBytes += byteLength;
-    promisedBytes += mapping.byteLength;
-    return buffer;
-  }
-
-  /** Throws when the buffer is another device's or was freed before. */
-  free(buffer: DeviceBuffer): void {
-    const own = this.#own(buffer, 'free a buffer');
-    if (own.pins > 0) throw new Error('cannot free a buffer: a run is using it; await the run first');
-    this.#live.delete(own);
-    this.#allocatedBytes -= own.byteLength;
-    promisedBytes -= own.mapping.byteLength;
-    own.mapping.free();
-    (own as HeapBuffer).mapping = null;
-  }
-
-  freeAll(): void {
-    for (const buffer of [...this.#live]) this.free(buffer);
-  }
-
-  #own(buffer: DeviceBuffer, action: string): HeapBuffer & { mapping: Mapping } {
-    if (!(buffer instanceof HeapBuffer) || buffer.device !== this.#device) {
-      throw new Error(`cannot ${action}: it was not allocated by this device`);
-    }
-    if (buffer.mapping === null) throw new Error(`cannot ${action}: it is already freed`);
-    return buffer as HeapBuffer & { mapping: Mapping };
-  }
-
-  /** The address of `byteOffset` in a live buffer of this device, after which `byteLength` bytes lie within it. */
-  address(buffer: DeviceBuffer, byteOffset: number, byteLength: number, action: string): bigint {
-    const { mapping } = this.#own(buffer, action);
-    const fits =
-      Number.isSafeInteger(byteOffset) &&
-      Number.isSafeInteger(byteLength) &&
-      byteOffset >= 0 &&
-      byteLength >= 0 &&
-      byteOffset + byteLength <= buffer.byteLength;
-    if (!fits) {
-      throw new RangeError(
-        `cannot ${action}: ${byteLength} bytes at offset ${byteOffset} are not within its ${buffer.byteLength} bytes`,
-      );
-    }
-    return mapping.address + BigInt(byteOffset);
-  }
-
-  /** Keeps live buffers of this device from being freed until the function that is returned is called. */
-  pin(buffers: ReadonlySet<DeviceBuffer>): () => void {
-    const own = [...buffers].map((buffer) => this.#own(buffer, 'run with a buffer'));
-    for (const buffer of own) buffer.pins++;
-    return () => {
-      for (const buffer of own) buffer.pins--;
-    };
   }
 }

@@ -22,6 +22,8 @@ export interface Native {
   pthread_create(thread: BigUint64Array, attributes: null, start: bigint, argument: bigint): number;
   pthread_join(thread: bigint, result: null): number;
   sched_getaffinity(process: number, length: number, mask: Uint8Array): number;
+  /** The C library's `struct sigaction` each; the second receives what was in force. */
+  sigaction(signal: number, action: Uint8Array, before: Uint8Array | null): number;
   /** The error number of the last call that failed, and its text. */
   lastError(): string;
   /** The function at `address`, which takes a pointer and returns a 32-bit integer. */
@@ -58,6 +60,7 @@ async function load(): Promise<Native> {
     pthread_create: libc.func('int pthread_create(void *thread, void *attributes, void *start, void *arg)'),
     pthread_join: libc.func('int pthread_join(uint64_t thread, void *result)'),
     sched_getaffinity: libc.func('int sched_getaffinity(int process, size_t length, void *mask)'),
+    sigaction: libc.func('int sigaction(int signal, void *action, _Out_ void *before)'),
     lastError() {
       const error = koffi.errno();
       return `${strerror(error)} (errno ${error})`;
