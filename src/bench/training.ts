@@ -6,7 +6,7 @@ import { ropeTheta } from '../models/config.ts';
 import { Random } from '../numerics/random.ts';
 import type { Batch, BatchShape, LearnerOptions, OptimizerSettings } from '../training/learner.ts';
 import { Learner } from '../training/learner.ts';
-import { initialWeights } from '../training/new-model.ts';
+import { initialWeightSource, initialWeights } from '../training/new-model.ts';
 import type { Item, PeerItem } from './item.ts';
 import { arithmeticPeak } from './item.ts';
 import { forwardOperations, modelSize, recipeModel, widerModel } from './models.ts';
@@ -52,7 +52,7 @@ export async function withStep<T>(
 ): Promise<T> {
   const learner = new Learner(device, config, dtype, options);
   try {
-    learner.setWeights(initialWeights(config, 0));
+    learner.setWeights(initialWeightSource(config, 0));
     learner.resetOptimizer();
     const batch = randomBatch(config, shape);
     return await use(async () => {

@@ -42,6 +42,9 @@ export function inferenceWeights(
 /** Weights by checkpoint name, f32, in the layout of `weightSpecs`. */
 export type Weights = ReadonlyMap<string, Float32Array>;
 
+/** Where weights are asked for one by one, so that not all of them need to be in the host's memory at once. */
+export type WeightSource = Pick<Weights, 'get'>;
+
 /** The type in which a weight is stored: norms are few, and stay in f32. */
 export function storedType(kind: 'embedding' | 'matrix' | 'norm', dtype: WeightType): DType {
   return kind === 'norm' ? 'f32' : dtype;
@@ -75,7 +78,7 @@ export class WeightStore {
   }
 
   /** Overwrites every weight. Throws where one is missing or has a wrong number of values, or they are quantized. */
-  write(weights: Weights): void {
+  write(weights: WeightSource): void {
     this.#checkPlain();
     for (const spec of weightSpecs(this.#config)) {
       const { name, shape, kind } = spec;

@@ -7,7 +7,7 @@ import type { Device } from '../accelerators/device.ts';
 import { attentionShape } from '../inference/attention.ts';
 import type { SamplingDistribution } from '../inference/sampling.ts';
 import { sampledLogProbability } from '../inference/sampling.ts';
-import type { Weights, WeightType } from '../inference/weights.ts';
+import type { WeightSource, WeightType } from '../inference/weights.ts';
 import { WeightStore } from '../inference/weights.ts';
 import type { Qwen3Config } from '../models/config.ts';
 import { declareWeights, hiddenStates, logits, weightSpecs } from '../models/qwen3.ts';
@@ -116,7 +116,7 @@ export class Learner implements AsyncDisposable {
     return this.#step;
   }
   /** Overwrites the weights; gradients and moments stay. */
-  setWeights(weights: Weights): void {
+  setWeights(weights: WeightSource): void {
     this.#weights.write(weights);
   }
   /** The present weights, for `RolloutWorker.receive` or `writeModel`. */
@@ -124,17 +124,18 @@ export class Learner implements AsyncDisposable {
     return this.#weights.read();
   }
   /** Keeps weights as the reference of the KL penalty. */
-  setReference(weights: Weights): void {
+  setReference(weights: WeightSource): void {
     this.#reference ??= new WeightStore(this.device, this.config, 'f32');
     this.#reference.write(weights);
   }
 
   /** Starts a new optimization: gradients and moments become zero, the step count 0. */
   resetOptimizer(): void {
-    for (const { name, shape } of weightSpecs(this.config)) {
-      const zeros = new Float32Array(elementCount(shape));
-      for (const state of Object.values(stateNames(name))) this.#weights.store.write(state, zeros);
-    }
+    const sizes = weightSpecs(this.config).map(({ name, shape }) => ({ name, count: elementCount(shape) }));
+    const zeros = new Float32Array(Math.max(...sizes.map(({ count }) => count)));
+    for (const { name, count } of sizes)
+      for (const state of Object.values(stateNames(name)))
+        this.#weights.store.write(state, zeros.subarray(0, count));
     this.#step = 0;
   }
 

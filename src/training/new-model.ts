@@ -2,6 +2,7 @@
 
 import type { z } from 'zod';
 import type { Tokenizer } from '../checkpoint/tokenizer.ts';
+import type { WeightSource } from '../inference/weights.ts';
 import type { Qwen3Config } from '../models/config.ts';
 import { newConfig } from '../models/config.ts';
 import { weightSpecs } from '../models/qwen3.ts';
@@ -35,12 +36,24 @@ export function modelConfig(tokenizer: Tokenizer, options: z.input<typeof modelO
 
 /** Random weights: normal with each weight's own deviation, norms at one. */
 export function initialWeights(config: Qwen3Config, seed: number): Map<string, Float32Array> {
-  return new Map(
-    weightSpecs(config).map(({ name, shape, kind, std }, index) => {
+  const source = initialWeightSource(config, seed);
+  return new Map(weightSpecs(config).map(({ name }) => [name, source.get(name)!]));
+}
+
+/** As `initialWeights`, each made when it is asked for: the host never holds the whole model. */
+export function initialWeightSource(config: Qwen3Config, seed: number): WeightSource {
+  const specs = weightSpecs(config);
+  return {
+    get(wanted) {
+      const index = specs.findIndex(({ name }) => name === wanted);
+      if (index < 0) return undefined;
+      const { shape, kind, std } = specs[index];
       const values = new Float32Array(elementCount(shape));
-      if (kind === 'norm') return [name, values.fill(1)];
+      if (kind === 'norm') return values.fill(1);
       const random = new Random(seed, 'initial-weights', index);
-      return [name, values.map(() => random.normal() * std)];
-    }),
-  );
+      // Not by `map`, which would hold both arrays.
+      for (let i = 0; i < values.length; i++) values[i] = random.normal() * std;
+      return values;
+    },
+  };
 }

@@ -6,12 +6,12 @@ import { exists, readJsonFile } from '../checkpoint/files.ts';
 import { readModel } from '../checkpoint/model.ts';
 import type { Tokenizer } from '../checkpoint/tokenizer.ts';
 import { loadTokenizer, saveTokenizer } from '../checkpoint/tokenizer-files.ts';
-import type { Weights } from '../inference/weights.ts';
+import type { WeightSource } from '../inference/weights.ts';
 import type { Qwen3Config } from '../models/config.ts';
 import { parseConfig } from '../models/config.ts';
 import { BROWSER } from './browser-rollouts.ts';
 import type { PhaseName, RunEvent } from './events.ts';
-import { initialWeights, modelConfig } from './new-model.ts';
+import { initialWeightSource, modelConfig } from './new-model.ts';
 import type { GrpoOptions } from './options.ts';
 import { grpoOptions, modelOptions, runOptions, sftOptions } from './options.ts';
 import type { Progress } from './progress.ts';
@@ -159,14 +159,14 @@ async function freeName(runs: string, base: string): Promise<string> {
 
 interface Start {
   readonly config: Qwen3Config;
-  readonly weights: Weights;
+  readonly weights: WeightSource;
   readonly tokenizer: Tokenizer;
 }
 
 function fresh(task: Task, shape: z.output<typeof modelOptions>, seed: number): Start {
   const tokenizer = taskTokenizer(task);
   const config = modelConfig(tokenizer, shape);
-  return { config, weights: initialWeights(config, seed), tokenizer };
+  return { config, weights: initialWeightSource(config, seed), tokenizer };
 }
 
 async function existing(folder: string): Promise<Start> {

@@ -9,7 +9,7 @@ import { explainFailure, ParityError } from '../fleet/parity.ts';
 import type { Sampler } from '../fleet/rollout.ts';
 import { RolloutWorker } from '../fleet/rollout.ts';
 import { NoRolloutsError } from '../fleet/tab-pool.ts';
-import type { Weights } from '../inference/weights.ts';
+import type { WeightSource } from '../inference/weights.ts';
 import { roundWeights } from '../inference/weights.ts';
 import type { Qwen3Config } from '../models/config.ts';
 import { parameterCount } from '../models/qwen3.ts';
@@ -72,7 +72,7 @@ export interface RunParts {
   readonly progress: Progress;
   /** Weights and moments of a resumed run; a new run has weights only. */
   readonly start:
-    | { readonly weights: Weights }
+    | { readonly weights: WeightSource }
     | { readonly state: ReadonlyMap<string, { readonly values: Float32Array }> };
   readonly onEvent: (event: RunEvent) => void;
 }
@@ -86,7 +86,9 @@ export class RunInterrupted extends Error {
 }
 
 export class TrainingRun {
-  readonly #parts: RunParts;
+  readonly #parts: Omit<RunParts, 'start'>;
+  /** Until it is on the learner's accelerator: the host does not keep a second copy. */
+  #start: RunParts['start'] | null;
   readonly #progress: Progress;
   readonly #problems: Problem[];
   #learner!: Learner;
@@ -100,8 +102,9 @@ export class TrainingRun {
   #begun = 0;
   #secondsBefore = 0;
 
-  constructor(parts: RunParts) {
+  constructor({ start, ...parts }: RunParts) {
     this.#parts = parts;
+    this.#start = start;
     this.#progress = structuredClone(parts.progress);
     this.#problems = testProblems(parts.task, this.#progress.run.seed, this.#progress.run.eval_problems);
   }
@@ -170,7 +173,10 @@ export class TrainingRun {
 
   /** `rolloutDevice`: null for browser tabs. */
   async #open(learnerDevice: Device, rolloutDevice: Device | null): Promise<void> {
-    const { config, start } = this.#parts;
+    const { config } = this.#parts;
+    const start = this.#start;
+    if (start === null) throw new Error('this run ran before: resumeRun opens it again');
+    this.#start = null;
     const { dtype, run } = this.#progress;
     this.#learner = new Learner(learnerDevice, config, dtype, {
       gradientCheckpointing: run.gradient_checkpointing,
