@@ -96,8 +96,10 @@ export type { DType } from './numerics/dtype.ts';
 export type { ValueArray } from './numerics/arrays.ts';
 
 // Graphs: operations on tensors, gradients, programs.
-export type { AdamWHyper, Value } from './tensor/graph.ts';
-export { adamwHyper, Graph } from './tensor/graph.ts';
+export type { AdamWHyper } from './tensor/adamw.ts';
+export { adamwHyper } from './tensor/adamw.ts';
+export type { Value } from './tensor/graph.ts';
+export { Graph } from './tensor/graph.ts';
 export { Tensor } from './tensor/tensor.ts';
 export { gradients } from './tensor/gradients.ts';
 export type { AttentionShape, CustomGradient } from './tensor/primitives.ts';

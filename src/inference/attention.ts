@@ -1,8 +1,9 @@
 /** Attention with a KV cache. A batch has a slot a sequence. */
 import type { Qwen3Config } from '../models/config.ts';
 import type { DType } from '../numerics/dtype.ts';
-import type { Graph, SequencePlace, Tensor } from '../tensor/graph.ts';
+import type { Graph, SequencePlace } from '../tensor/graph.ts';
 import type { AttentionShape } from '../tensor/primitives.ts';
+import type { Tensor } from '../tensor/tensor.ts';
 
 /** Geometry of a model's attention over so many sequences. */
 export function attentionShape(config: Qwen3Config, sequences: number): AttentionShape {

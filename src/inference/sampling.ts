@@ -5,7 +5,8 @@
  * number to the bit, whatever T, k and p. Greedy tokens (T = 0) report their log-probability at T = 1.
  */
 import { sample, sampledLogp, sampledLogpBackward } from '../kernels/sampling.ts';
-import type { Graph, Tensor } from '../tensor/graph.ts';
+import type { Graph } from '../tensor/graph.ts';
+import type { Tensor } from '../tensor/tensor.ts';
 
 export interface SamplingDistribution {
   readonly temperature: number;

@@ -3,7 +3,8 @@ import { panelsOf } from '../kernels/panels.ts';
 import type { QuantizedType } from '../kernels/quantized.ts';
 import { QUANTIZED_TYPES, quantizedEmbedding, quantizedShape } from '../kernels/quantized.ts';
 import type { DType } from '../numerics/dtype.ts';
-import type { Graph, Tensor } from '../tensor/graph.ts';
+import type { Graph } from '../tensor/graph.ts';
+import type { Tensor } from '../tensor/tensor.ts';
 
 /** Weights as tensors of a graph. */
 export interface WeightTensors {

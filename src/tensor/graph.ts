@@ -11,16 +11,10 @@ import type { Kernel, MapFn, ReduceFn } from '../tile/ir.ts';
 import { elementCount, MAP_ARITY } from '../tile/ir.ts';
 import { broadcastShapes, sameShape, typeText } from '../tile/types.ts';
 import { adamwStep } from './adamw.ts';
-import { identity } from './identity.ts';
-import { inferTypes } from './infer.ts';
-import type { AttentionShape, Attributes, CustomGradient, Node, Primitive } from './primitives.ts';
-import { is, written } from './primitives.ts';
-import { simplify } from './simplify.ts';
-import { describe, leafOf, memoryOf, Tensor } from './tensor.ts';
+import type { AttentionShape, CustomGradient } from './primitives.ts';
+import { Recording } from './recording.ts';
+import type { Tensor } from './tensor.ts';
 import { GraphError, resolveAxis } from './types.ts';
-
-export { type AdamWHyper, adamwHyper } from './adamw.ts';
-export { leafOf, memoryOf, Tensor } from './tensor.ts';
 
 /** A tensor, or a number that takes the other operand's element type. */
 export type Value = Tensor | number;
@@ -42,108 +36,20 @@ export interface QuantizedRows {
   readonly sums: Tensor;
 }
 
-export class Graph {
-  readonly #nodes: Node[] = [];
-  readonly #byName = new Map<string, Node>();
-  /** Nodes without effects by what they compute: the same thing is never computed twice. */
-  readonly #known = new Map<string, Node>();
-  /** Tensors whose memory a later node has overwritten. */
-  readonly #overwritten = new Map<Tensor, Node>();
+export class Graph extends Recording {
   readonly #ropeTables = new Map<string, readonly Tensor[]>();
-  #tensors = 0;
 
-  /** All nodes in the order of recording; the inputs of a node come before it. */
-  get nodes(): readonly Node[] {
-    return this.#nodes;
-  }
-
-  /**
-   * Records one application of a primitive and returns its results. The methods below are the usual way.
-   * Throws `GraphError` when shapes or types do not fit, or an input has been overwritten.
-   */
-  apply<P extends Primitive>(
-    primitive: P,
-    attributes: Attributes[P],
-    inputs: readonly Tensor[] = [],
-  ): readonly Tensor[] {
-    for (const input of inputs) this.#check(input, primitive);
-    const types = inferTypes(
-      primitive,
-      attributes,
-      inputs.map((input) => input.type),
-    );
-    const simple = simplify(this, primitive, attributes, inputs, types);
-    if (simple !== null) return [simple];
-    const key = identity(primitive, attributes, inputs);
-    const known = key === null ? undefined : this.#known.get(key);
-    if (known !== undefined) return known.outputs;
-    const outputs: Tensor[] = [];
-    const node: Node<P> = { id: this.#nodes.length, primitive, attributes, inputs, outputs };
-    for (const type of types) outputs.push(new Tensor(this, this.#tensors++, node as unknown as Node, type));
-    this.#nodes.push(node as unknown as Node);
-    if (key !== null) this.#known.set(key, node as unknown as Node);
-    for (const index of written(node as unknown as Node))
-      this.#overwrite(inputs[index], node as unknown as Node);
-    return outputs;
-  }
-
-  /** The result of a primitive that changes nothing: most broadcasts are of this kind. */
-  #itself(x: Tensor, primitive: Primitive): Tensor {
-    this.#check(x, primitive);
-    return x;
-  }
-
-  #check(input: Tensor, primitive: Primitive): void {
-    if (input.graph !== this) throw new GraphError(`${primitive}: the tensor belongs to another graph`);
-    const root = memoryOf(input);
-    const writer = this.#overwritten.get(root) ?? this.#overwritten.get(input);
-    if (writer !== undefined)
-      throw new GraphError(
-        `${primitive}: ${describe(root)} has been overwritten by '${writer.primitive}' (node ${writer.id}); use the tensor that it returned`,
-      );
-  }
-
-  #overwrite(tensor: Tensor, writer: Node): void {
-    const root = leafOf(tensor);
-    if (root === null || !(is(root.node, 'state') || is(root.node, 'parameter')))
-      throw new GraphError(
-        `${writer.primitive} writes a state or parameter, not the result of '${tensor.node.primitive}'`,
-      );
-    if (memoryOf(tensor) !== tensor)
-      throw new GraphError(`${writer.primitive} writes a whole state, not a part of it`);
-    this.#overwritten.set(tensor, writer);
-  }
-
-  /** The tensor of an input, parameter or state of this name, or undefined. */
-  find(name: string): Tensor | undefined {
-    return this.#byName.get(name)?.outputs[0];
-  }
-
-  #leaf(kind: 'input' | 'parameter' | 'state', name: string, dtype: DType, shape: readonly number[]): Tensor {
-    const earlier = this.#byName.get(name);
-    if (earlier !== undefined) {
-      const { type } = earlier.outputs[0];
-      if (earlier.primitive === kind && type.dtype === dtype && sameShape(type.shape, shape))
-        return earlier.outputs[0];
-      throw new GraphError(
-        `the name '${name}' already belongs to the ${earlier.primitive} ${typeText(type)}`,
-      );
-    }
-    const [tensor] = this.apply(kind, { name, type: { dtype, shape: [...shape] } });
-    this.#byName.set(name, tensor.node);
-    return tensor;
-  }
   /** Written by the host with `program.write(name, …)`; keeps its value from run to run. */
   input(name: string, dtype: DType, shape: readonly number[]): Tensor {
-    return this.#leaf('input', name, dtype, shape);
+    return this.leaf('input', name, dtype, shape);
   }
   /** A parameter of the `ParameterStore`. Asking again for the same name returns the same tensor. */
   parameter(name: string, dtype: DType, shape: readonly number[]): Tensor {
-    return this.#leaf('parameter', name, dtype, shape);
+    return this.leaf('parameter', name, dtype, shape);
   }
   /** Persistent memory of the `ParameterStore` that the program reads and writes: moments, caches, counters. */
   state(name: string, dtype: DType, shape: readonly number[]): Tensor {
-    return this.#leaf('state', name, dtype, shape);
+    return this.leaf('state', name, dtype, shape);
   }
   /** Every element is `value`. */
   constant(value: number, dtype: DType = 'f32', shape: readonly number[] = [1]): Tensor {
@@ -254,7 +160,7 @@ export class Graph {
   }
   /** Repeats size-1 and missing leading dimensions. */
   broadcastTo(x: Tensor, shape: readonly number[]): Tensor {
-    if (sameShape(x.shape, shape)) return this.#itself(x, 'broadcast');
+    if (sameShape(x.shape, shape)) return this.itself(x, 'broadcast');
     const padded = [...Array<number>(Math.max(0, shape.length - x.shape.length)).fill(1), ...x.shape];
     return this.apply('broadcast', { shape }, [this.reshape(x, padded)])[0];
   }
@@ -263,7 +169,7 @@ export class Graph {
     const known = shape.reduce((product, size) => (size === -1 ? product : product * size), 1);
     const full = shape.map((size) => (size === -1 ? elementCount(x.shape) / known : size));
     return sameShape(x.shape, full)
-      ? this.#itself(x, 'reshape')
+      ? this.itself(x, 'reshape')
       : this.apply('reshape', { shape: full }, [x])[0];
   }
   /** Rows `start` to `end` (exclusive; the last when left out) of the first axis, without a copy. */

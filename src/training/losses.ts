@@ -2,7 +2,8 @@
  * Objectives as graphs. Each returns a scalar to be minimised: the sum over tokens of weight × token loss, where the
  * weights (`advantages.ts`) carry the normalisation, so that micro-batches simply add up.
  */
-import type { Graph, Tensor } from '../tensor/graph.ts';
+import type { Graph } from '../tensor/graph.ts';
+import type { Tensor } from '../tensor/tensor.ts';
 import type { LossType } from './options.ts';
 
 /** Negative log-likelihood: -Σ weight × log p. */

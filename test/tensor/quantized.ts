@@ -2,7 +2,8 @@
 import { panelsOf } from '../../src/kernels/panels.ts';
 import type { QuantizedType } from '../../src/kernels/quantized.ts';
 import { quantizedShape } from '../../src/kernels/quantized.ts';
-import type { Graph, QuantizedRows, Tensor } from '../../src/tensor/graph.ts';
+import type { Graph, QuantizedRows } from '../../src/tensor/graph.ts';
+import type { Tensor } from '../../src/tensor/tensor.ts';
 import { elementCount } from '../../src/tile/ir.ts';
 
 export class QuantizedGraph {

@@ -1,7 +1,8 @@
 /** Evaluates graphs in float64 on plain arrays, one node at a time: what programs are compared with. */
 
-import type { Graph, Tensor } from '../../src/tensor/graph.ts';
+import type { Graph } from '../../src/tensor/graph.ts';
 import type { Node, Primitive } from '../../src/tensor/primitives.ts';
+import type { Tensor } from '../../src/tensor/tensor.ts';
 import type { MapFn } from '../../src/tile/ir.ts';
 import { elementCount } from '../../src/tile/ir.ts';
 import { rowsOf } from '../kernels/quantized-cases.ts';
