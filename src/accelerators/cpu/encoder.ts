@@ -17,11 +17,14 @@ export interface Encoded {
   readonly reference?: Reference;
 }
 
-const immediateRanges: Readonly<Record<ImmediateAtom, readonly [bigint, bigint, bytes: number]>> = {
-  i8: [-(2n ** 7n), 2n ** 7n - 1n, 1],
-  u8: [0n, 2n ** 8n - 1n, 1],
-  i32: [-(2n ** 31n), 2n ** 31n - 1n, 4],
-  d32: [-(2n ** 31n), 2n ** 32n - 1n, 4],
+/** Numbers where they are exact: they compare in a fraction of the time. */
+const immediateRanges: Readonly<
+  Record<ImmediateAtom, readonly [number | bigint, number | bigint, bytes: number]>
+> = {
+  i8: [-(2 ** 7), 2 ** 7 - 1, 1],
+  u8: [0, 2 ** 8 - 1, 1],
+  i32: [-(2 ** 31), 2 ** 31 - 1, 4],
+  d32: [-(2 ** 31), 2 ** 32 - 1, 4],
   i64: [-(2n ** 63n), 2n ** 64n - 1n, 8],
 };
 
@@ -96,11 +99,16 @@ export function selectForm(
   here: number,
 ): Form | string {
   let reason: string | undefined;
-  for (const form of forms) {
+  next: for (const form of forms) {
     if (form.slots.length !== operands.length) continue;
-    const refusals = operands.map((operand, i) => refusal(operand, form.slots[i], form, here));
-    if (refusals.every((entry) => entry === undefined)) return form;
-    if (!refusals.includes(wrongKind)) reason = refusals.find((entry) => typeof entry === 'string') as string;
+    let sentence: string | undefined;
+    for (let i = 0; i < operands.length; i++) {
+      const entry = refusal(operands[i], form.slots[i], form, here);
+      if (entry === wrongKind) continue next;
+      sentence ??= entry as string | undefined;
+    }
+    if (sentence === undefined) return form;
+    reason = sentence;
   }
   return (
     reason ??
@@ -151,6 +159,10 @@ function assignRoles(form: Form, operands: readonly Operand[]): Roles {
 }
 
 function pushInteger(bytes: number[], value: number | bigint, count: number): void {
+  if (typeof value === 'number' && count <= 4) {
+    for (let i = 0; i < count; i++) bytes.push((value >> (8 * i)) & 255);
+    return;
+  }
   let rest = BigInt(value);
   for (let i = 0; i < count; i++) {
     bytes.push(Number(rest & 255n));
