@@ -53,8 +53,9 @@ interface Parts {
   readonly executable: Executable;
   readonly arena: DeviceBuffer | null;
   readonly io: DeviceBuffer | null;
-  readonly inputs: ReadonlyMap<string, { readonly tensor: Tensor; readonly offset: number | null }>;
-  readonly outputs: ReadonlyMap<string, { readonly tensor: Tensor; readonly binding: Binding }>;
+  // Types rather than tensors, which would keep the whole graph.
+  readonly inputs: ReadonlyMap<string, { readonly type: TensorType; readonly offset: number | null }>;
+  readonly outputs: ReadonlyMap<string, { readonly type: TensorType; readonly binding: Binding }>;
   readonly memory: ProgramMemory;
   readonly launches: readonly LaunchInfo[];
 }
@@ -73,7 +74,7 @@ export class Program {
   }
   /** All inputs of the graph by name, also those that nothing depends on. */
   get inputs(): ReadonlyMap<string, TensorType> {
-    return new Map([...this.#parts.inputs].map(([name, { tensor }]) => [name, tensor.type]));
+    return new Map([...this.#parts.inputs].map(([name, { type }]) => [name, type]));
   }
   get memory(): ProgramMemory {
     return this.#parts.memory;
@@ -97,7 +98,7 @@ export class Program {
       throw new GraphError(
         `the graph has no input '${name}'; it has ${[...this.#parts.inputs.keys()].map((known) => `'${known}'`).join(', ') || 'none'}`,
       );
-    const bytes = encode(name, input.tensor.type, data);
+    const bytes = encode(name, input.type, data);
     if (input.offset !== null) this.#parts.device.write(this.#parts.io as DeviceBuffer, bytes, input.offset);
     this.#missing.delete(name);
   }
@@ -118,8 +119,8 @@ export class Program {
       throw new GraphError(
         `the program has no output '${name}'; it has ${[...this.#parts.outputs.keys()].map((known) => `'${known}'`).join(', ') || 'none'}`,
       );
-    const { type } = output.tensor;
-    const { buffer, byteOffset } = output.binding;
+    const { type, binding } = output;
+    const { buffer, byteOffset } = binding;
     const bytes = await this.#parts.device.read(buffer, byteOffset, typeBytes(type));
     return decode(type.dtype, elementCount(type.shape), bytes);
   }
@@ -199,13 +200,13 @@ export async function compile(
         bind(operand instanceof Scratch ? plan.scratch(operand) : plan.place(operand)),
       ),
     });
-    const inputs = new Map<string, { tensor: Tensor; offset: number | null }>();
+    const inputs = new Map<string, { type: TensorType; offset: number | null }>();
     const live = new Set(fused.uses.live);
     for (const node of graph.nodes) {
       const [tensor] = node.outputs;
       if (is(node, 'input'))
         inputs.set(node.attributes.name, {
-          tensor,
+          type: tensor.type,
           offset: live.has(node) ? plan.place(tensor).offset : null,
         });
       const data = live.has(node) ? fixedData(tensor, fused.uses) : null;
@@ -227,7 +228,7 @@ export async function compile(
       outputs: new Map(
         Object.entries(outputs).map(([name, tensor]) => [
           name,
-          { tensor, binding: bind(plan.place(tensor)) },
+          { type: tensor.type, binding: bind(plan.place(tensor)) },
         ]),
       ),
       memory: {
