@@ -50,7 +50,7 @@ const item = (unit: Item['unit'], value: number): Item => ({
 const surroundings = {
   open: () => openDevice('interpreter'),
   threads: 1,
-  limits,
+  limits: async () => limits,
   peers: new Map(),
   warn: (line: string) => assert.fail(line),
 };
@@ -118,9 +118,24 @@ describe('measuring', () => {
     assert.equal(await fraction('s', 20, 5), 0.25);
   });
 
+  test('the limit is the larger of what the machine could do before and after', async () => {
+    const slow = { ...limits.machine!, fma: { avx512: { one: 60e9, all: 90e9 } } };
+    const times = [{ ...limits, machine: slow }, limits, { ...limits, machine: slow }];
+    const seen: string[] = [];
+    const twice = async (device: string) => {
+      seen.push(device);
+      return times[(seen.length - 1) % 2];
+    };
+    const peak = { ...item('GFLOP/s', 10), limit: ({ machine }: Limits) => machine!.fma.avx512!.all / 1e9 };
+    assert.equal((await measureItem(peak, { ...surroundings, limits: twice })).limit, 200);
+    times.shift();
+    assert.equal((await measureItem(peak, { ...surroundings, limits: twice })).limit, 200);
+    assert.deepEqual(seen, new Array(4).fill('interpreter'));
+  });
+
   test('without limits there is no fraction', async () => {
     const none = { machine: null, wasm: null };
-    const row = await measureItem(item('tokens/s', 10), { ...surroundings, limits: none });
+    const row = await measureItem(item('tokens/s', 10), { ...surroundings, limits: async () => none });
     assert.deepEqual([row.limit, row.fraction], [null, null]);
   });
 

@@ -95,7 +95,7 @@ export function markdownReport(results: readonly Results[]): string {
     '# Benchmarks',
     '',
     'Written by `npm run bench -- --save`; `bench/peers/README.md` says what is compared with what, and how. *Limit* is',
-    'what the machine, measured right before, could do at most, and *share* how much of it was reached. *vs* says how many',
+    'what the machine, measured right before and after, could do at most, and *share* how much of it was reached. *vs* says how many',
     'times as fast as the peer Tandem is (of memory: how many times as little it takes), on as many threads, in the same',
     'session. Tandem adds every sum in one fixed order throughout, whatever the batch and the number of threads.',
     '',

@@ -2,11 +2,13 @@
 import type { Comparison, Item, Limits, OpenDevice, Row } from './item.ts';
 import { lessIsBetter } from './item.ts';
 import type { Peer, PeerName } from './peers.ts';
+import { largerLimits } from './yardstick.ts';
 
 export interface Surroundings {
   readonly open: OpenDevice;
   readonly threads: number;
-  readonly limits: Limits;
+  /** What the machine can do now, for items on this accelerator. */
+  readonly limits: (device: string) => Promise<Limits>;
   /** Null: not installed. Those that are not asked for are left out. */
   readonly peers: ReadonlyMap<PeerName, Peer | null>;
   /** Told why a peer has no figure although it is installed. */
@@ -16,9 +18,11 @@ export interface Surroundings {
 export async function measureItem(item: Item, surroundings: Surroundings): Promise<Row> {
   const { open, threads, limits } = surroundings;
   const { name, shape, dtype, device, unit } = item;
+  const before = await limits(device);
   const measured = await item.measure(open);
+  const around = largerLimits(before, await limits(device));
   const { value, limit } =
-    typeof measured === 'number' ? { value: measured, limit: item.limit(limits) } : measured;
+    typeof measured === 'number' ? { value: measured, limit: item.limit(around) } : measured;
   const share = (part: number) => (lessIsBetter[unit] ? part / value : value / part);
   return {
     name,

@@ -3,9 +3,7 @@ import { writeFile } from 'node:fs/promises';
 import type { Command } from 'commander';
 import pc from 'picocolors';
 import type { MachineLimits, NarrowType, Rate } from '../accelerators/cpu/limits.ts';
-import { measureLimits } from '../accelerators/cpu/limits.ts';
-import { listDevices, openDevice, resolveDevice } from '../accelerators/registry.ts';
-import { measureWasmLimits } from '../accelerators/wasm/limits.ts';
+import { openDevice, resolveDevice } from '../accelerators/registry.ts';
 import type { Item, Limits, Row } from '../bench/item.ts';
 import type { BenchmarkName } from '../bench/items.ts';
 import { benchmarkItems, benchmarkNames, isBenchmarkName } from '../bench/items.ts';
@@ -15,6 +13,7 @@ import { findPeer, peerNames } from '../bench/peers.ts';
 import { traceFile } from '../bench/profile.ts';
 import { currentLoad, saveResults, thisMachine } from '../bench/results.ts';
 import { measureItem } from '../bench/run.ts';
+import { Yardstick } from '../bench/yardstick.ts';
 import { printCounters } from './counters.ts';
 import { UsageError } from './errors.ts';
 import { percent } from './text.ts';
@@ -102,18 +101,15 @@ const wasmLine = (wasm: NonNullable<Limits['wasm']>) => [
   limitLine(`wasm, ${wasm.instructions}`, wasm, 'GFLOP/s', wasm.threads),
 ];
 
-/** The limits that items need; null, with a line that says why, where the machine's instructions are unknown to us. */
+/** Measures the limits that items on these accelerators need, once. */
 export async function limitsHere(
-  items: readonly Pick<Item, 'device'>[],
+  devices: readonly string[],
   threads: number | undefined,
   say: (line: string) => void,
 ): Promise<Limits> {
-  const wasm = items.some(({ device }) => device === 'wasm') ? await measureWasmLimits() : null;
-  // The machine's limits are measured with machine code of the `cpu` accelerator.
-  const cpu = (await listDevices()).find(({ name }) => name === 'cpu');
-  if (cpu?.available) return { machine: await measureLimits(threads), wasm };
-  say(`No limits: the cpu accelerator, whose code measures them, is not available: ${cpu?.reason}`);
-  return { machine: null, wasm };
+  using yardstick = await Yardstick.open(devices, threads, say);
+  for (const device of devices) await yardstick.measure(device);
+  return yardstick.best;
 }
 
 /** Compiling takes PyTorch minutes. */
@@ -160,7 +156,7 @@ async function profile(path: string, names: readonly BenchmarkName[], chosen: st
   await using device = await openDevice(chosen);
   if (device.trace === undefined)
     throw new UsageError(`--profile needs an accelerator that can trace: cpu, not ${chosen}`);
-  const limits = await limitsHere([item], device.info.threads, (line) => console.log(line));
+  const limits = await limitsHere([item.device], device.info.threads, (line) => console.log(line));
   const about = `${item.name} ${item.shape}, ${item.dtype}`;
   await item.profile(device, async (work) => {
     const { launches } = await device.trace!(work);
@@ -194,8 +190,10 @@ async function bench(names: readonly string[], options: Options): Promise<void> 
         `The machine is busy (load ${load.toFixed(2)}): limits, figures and ratios may be far off on both sides`,
       ),
     );
-  const limits = await limitsHere(items, info.threads, warn);
-  for (const line of limitLines(limits)) say(line);
+  const devices = [...new Set(items.map((item) => item.device))];
+  using yardstick = await Yardstick.open(devices, info.threads, warn);
+  for (const each of devices) await yardstick.measure(each);
+  for (const line of limitLines(yardstick.best)) say(line);
   const peers = await peersFor(items, large === true, { say, warn });
   const columns = [...peers].filter(([, peer]) => peer !== null).map(([name]) => name);
   if (columns.length > 0) say('Peers run on as many threads; above 1x Tandem is faster, or takes less');
@@ -204,6 +202,7 @@ async function bench(names: readonly string[], options: Options): Promise<void> 
   const rows: Row[] = [];
   for (const item of items) {
     const open = () => openDevice(item.device, { threads: info.threads });
+    const limits = (where: string) => yardstick.measure(where);
     const row = await measureItem(item, { open, threads: info.threads, limits, peers, warn });
     rows.push(row);
     say(tableRow(row, columns));
@@ -213,7 +212,7 @@ async function bench(names: readonly string[], options: Options): Promise<void> 
     const path = await saveResults(RESULTS, PAGE, {
       date: new Date().toISOString(),
       machine: thisMachine(info, load),
-      limits,
+      limits: yardstick.best,
       peers: Object.fromEntries([...peers].map(([name, peer]) => [name, peer?.about ?? null])),
       rows,
     });

@@ -156,7 +156,7 @@ async function finish(run: TrainingRun, { json, profile }: Common): Promise<void
   let traced: readonly string[] = [];
   if (profile !== undefined) {
     // Before the run: nothing else must go on while limits are measured.
-    const limits = await limitsHere([], undefined, (line) => console.error(line));
+    const limits = await limitsHere(['cpu'], undefined, (line) => console.error(line));
     run.traceStep(async (launches, info) => {
       await writeFile(profile, JSON.stringify(traceFile(launches, info, limits, `a step of ${run.folder}`)));
       traced = traceLines(launches, profile);

@@ -6,7 +6,7 @@ import { cpuQuota } from '../../src/accelerators/control-groups.ts';
 import { processor } from '../../src/accelerators/cpu/cpuid.ts';
 import { DeviceHeap, formatBytes } from '../../src/accelerators/cpu/heap.ts';
 import { availableMemory, processorThreads, usableThreads } from '../../src/accelerators/cpu/host.ts';
-import { measureLimits } from '../../src/accelerators/cpu/limits.ts';
+import { openLimitMeter } from '../../src/accelerators/cpu/limits.ts';
 import { CodeBlock, Mapping } from '../../src/accelerators/cpu/memory.ts';
 import { loadNative } from '../../src/accelerators/cpu/native.ts';
 import { LaunchList, type NativeLaunch, ThreadPool } from '../../src/accelerators/cpu/threads.ts';
@@ -351,7 +351,8 @@ describe('cpu runtime', { skip: usable ? false : 'not Linux on x86-64' }, async 
   });
 
   test('the limits of the machine are measured', async () => {
-    const { threads, fma, dots, read, copy } = await measureLimits(2);
+    using meter = await openLimitMeter(2);
+    const { threads, fma, dots, read, copy } = await meter.measure();
     assert.equal(threads, 2);
     const rates = [read, copy, ...Object.values(fma), ...Object.values(dots)];
     const { features } = processor(native);

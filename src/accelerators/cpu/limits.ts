@@ -30,7 +30,7 @@ export interface MachineLimits {
 export type NarrowType = 'bf16' | 'int8';
 
 /** How long one figure is measured; the best pass counts, as others on the machine can only slow it down. */
-const measureMilliseconds = 100;
+const measureMilliseconds = 60;
 
 const fmaAccumulators = 12;
 const fmaRounds = 4096;
@@ -147,11 +147,14 @@ async function rate(
   return { one: await measure(pools.one), all: await measure(pools.all) };
 }
 
-/**
- * Measures for about a second, with `threads` threads at most (as many as a device would use). Run it on a quiet
- * machine. Throws where the cpu device is not available.
- */
-export async function measureLimits(threads?: number): Promise<MachineLimits> {
+/** Measures the machine as often as it is asked to. */
+export interface LimitMeter extends Disposable {
+  /** Takes about a second. Run it while nothing else goes on. */
+  measure(): Promise<MachineLimits>;
+}
+
+/** For `threads` threads at most (as many as a device would use). Throws where the cpu device is not available. */
+export async function openLimitMeter(threads?: number): Promise<LimitMeter> {
   const native = await loadNative();
   const { features, caches } = processor(native);
   const isas = (Object.keys(vectorSets) as Isa[]).filter((isa) => features.has(vectorSets[isa].feature));
@@ -164,47 +167,56 @@ export async function measureLimits(threads?: number): Promise<MachineLimits> {
   const count = usableThreads(native, threads);
   const widest = vectorSets[isas[0]];
   const release: (() => void)[] = [];
+  const free = () => {
+    for (const each of release.splice(0).reverse()) each();
+  };
+  const own = <T>(thing: T, end: (thing: T) => void): T => {
+    release.push(() => end(thing));
+    return thing;
+  };
   try {
-    const code = new CodeBlock(native, [
-      assembleStream(widest, false),
-      assembleStream(widest, true),
-      ...isas.map((isa) => assembleSums(vectorSets[isa].multiplyAdd)),
-      ...narrow.map((type) =>
-        assembleSums((a, sum, factor) =>
-          a.emit(narrowDots[type].mnemonic, zmm(sum), zmm(factor), zmm(factor)),
+    const code = own(
+      new CodeBlock(native, [
+        assembleStream(widest, false),
+        assembleStream(widest, true),
+        ...isas.map((isa) => assembleSums(vectorSets[isa].multiplyAdd)),
+        ...narrow.map((type) =>
+          assembleSums((a, sum, factor) =>
+            a.emit(narrowDots[type].mnemonic, zmm(sum), zmm(factor), zmm(factor)),
+          ),
         ),
-      ),
-    ]);
-    release.push(() => code.free());
-    const [from, to] = [0, 1].map(() => {
-      const mapping = new Mapping(native, blocks * blockBytes);
-      release.push(() => mapping.free());
-      return mapping.address;
-    });
-    const [one, all] = [1, count].map((size) => {
-      const pool = new ThreadPool(native, size);
-      release.push(() => pool.close());
-      return pool;
-    });
+      ]),
+      (block) => block.free(),
+    );
+    const [from, to] = [0, 1].map(
+      () => own(new Mapping(native, blocks * blockBytes), (mapping) => mapping.free()).address,
+    );
+    const [one, all] = [1, count].map((size) => own(new ThreadPool(native, size), (pool) => pool.close()));
     const measure = (entry: bigint, pointers: readonly bigint[], programs: number, amount: number) =>
       rate(native, { one, all }, { entry, arguments: pointers, programs }, amount);
     const [readEntry, copyEntry, ...sumEntries] = code.addresses;
     // Pages that were never written are all the one page of zeros, which stays in the cache: write both first.
     await measure(copyEntry, [to, from], blocks, 1);
-    const read = await measure(readEntry, [from], blocks, blockBytes);
-    const copy = await measure(copyEntry, [from, to], blocks, 2 * blockBytes);
-    const fma: { [I in Isa]?: Rate } = {};
-    for (const [i, isa] of isas.entries()) {
-      const operations = 2 * (vectorSets[isa].bytes / 4) * fmaAccumulators * fmaRounds;
-      fma[isa] = await measure(sumEntries[i], [], 64 * count, operations);
-    }
-    const dots: { [T in NarrowType]?: Rate } = {};
-    for (const [i, type] of narrow.entries()) {
-      const operations = 2 * 16 * narrowDots[type].products * fmaAccumulators * fmaRounds;
-      dots[type] = await measure(sumEntries[isas.length + i], [], 64 * count, operations);
-    }
-    return { threads: count, fma, dots, read, copy };
-  } finally {
-    for (const free of release.reverse()) free();
+    return {
+      async measure() {
+        const read = await measure(readEntry, [from], blocks, blockBytes);
+        const copy = await measure(copyEntry, [from, to], blocks, 2 * blockBytes);
+        const fma: { [I in Isa]?: Rate } = {};
+        for (const [i, isa] of isas.entries()) {
+          const operations = 2 * (vectorSets[isa].bytes / 4) * fmaAccumulators * fmaRounds;
+          fma[isa] = await measure(sumEntries[i], [], 64 * count, operations);
+        }
+        const dots: { [T in NarrowType]?: Rate } = {};
+        for (const [i, type] of narrow.entries()) {
+          const operations = 2 * 16 * narrowDots[type].products * fmaAccumulators * fmaRounds;
+          dots[type] = await measure(sumEntries[isas.length + i], [], 64 * count, operations);
+        }
+        return { threads: count, fma, dots, read, copy };
+      },
+      [Symbol.dispose]: free,
+    };
+  } catch (error) {
+    free();
+    throw error;
   }
 }
