@@ -37,9 +37,7 @@ const objective: Objective = {
   epsilon: 0.2,
   epsilon_high: 0.28,
   beta: 0,
-  temperature: 1,
-  top_k: 0,
-  top_p: 1,
+  sampling: { temperature: 1, topK: 0, topP: 1 },
 };
 const prompt = tokenizer.encode('say');
 const yes = tokenizer.id('yes');

@@ -1,6 +1,7 @@
 /** What a decode step and a training step take of a device: launches, barriers, bytes and the host's part. */
 import type { Device } from '../accelerators/device.ts';
 import { Engine } from '../inference/engine.ts';
+import { UNTRUNCATED } from '../inference/sampling.ts';
 import type { HeldType, WeightType } from '../inference/weights.ts';
 import { WeightStore } from '../inference/weights.ts';
 import type { Qwen3Config } from '../models/config.ts';
@@ -65,9 +66,7 @@ export const POLICY: Objective = {
   epsilon: 0.2,
   epsilon_high: 0.28,
   beta: 0,
-  temperature: 1,
-  top_k: 0,
-  top_p: 1,
+  sampling: UNTRUNCATED,
 };
 
 /** A batch for what runs nothing. */

@@ -8,7 +8,7 @@ import type { LanguageModel } from '../inference/language-model.ts';
 import { openModel } from '../inference/open.ts';
 import { UsageError } from './errors.ts';
 import { addFlags, checkOptions, givenOptions } from './flags.ts';
-import { samplingOptions } from './generate.ts';
+import { samplingOptions, settingsOf } from './generate.ts';
 import { serveModel } from './web.ts';
 
 export function addChat(program: Command): void {
@@ -89,11 +89,7 @@ async function answer(
   const { tokenizer } = model;
   let thinking = false;
   const generation = await model.generate(model.encode(prompt), {
-    maxTokens: options.max_tokens,
-    temperature: options.temperature,
-    topP: options.top_p,
-    topK: options.top_k,
-    seed: options.seed,
+    ...settingsOf(options),
     onToken(token) {
       const text = tokenizer!.decode([token], { skipSpecial: true });
       if (text === THINK) thinking = true;

@@ -1,6 +1,7 @@
 /** `tandem generate`: continue a prompt. */
 import type { Command } from 'commander';
 import { z } from 'zod';
+import { GENERATE_DEFAULTS } from '../inference/language-model.ts';
 import { openModel } from '../inference/open.ts';
 import { HELD_TYPES } from '../inference/weights.ts';
 import { UsageError } from './errors.ts';
@@ -9,21 +10,55 @@ import { parseTokens } from './score.ts';
 
 /** How text is sampled; shared with `tandem chat`. */
 export const samplingOptions = z.strictObject({
-  max_tokens: z.number().int().positive().default(256).describe('Tokens to generate at most'),
-  temperature: z.number().min(0).default(0).describe('0: always the likeliest token'),
+  max_tokens: z
+    .number()
+    .int()
+    .positive()
+    .default(GENERATE_DEFAULTS.maxTokens)
+    .describe('Tokens to generate at most'),
+  temperature: z
+    .number()
+    .min(0)
+    .default(GENERATE_DEFAULTS.temperature)
+    .describe('0: always the likeliest token'),
   top_p: z
     .number()
     .gt(0)
     .max(1)
-    .default(1)
+    .default(GENERATE_DEFAULTS.topP)
     .describe('Sample from the likeliest tokens with this total probability'),
-  top_k: z.number().int().nonnegative().default(0).describe('Sample from the k likeliest tokens; 0: all'),
-  seed: z.number().int().min(0).max(0xffffffff).default(0).describe('The same seed gives the same text'),
+  top_k: z
+    .number()
+    .int()
+    .nonnegative()
+    .default(GENERATE_DEFAULTS.topK)
+    .describe('Sample from the k likeliest tokens; 0: all'),
+  seed: z
+    .number()
+    .int()
+    .min(0)
+    .max(0xffffffff)
+    .default(GENERATE_DEFAULTS.seed)
+    .describe('The same seed gives the same text'),
   device: z.string().default('auto').describe('Accelerator; auto: the best of this machine'),
   dtype: z
     .enum(HELD_TYPES)
     .default('f32')
     .describe('What weights are held in; int8 and int4 (with scales) are smaller, faster, and less exact'),
+});
+
+export const settingsOf = ({
+  max_tokens,
+  temperature,
+  top_p,
+  top_k,
+  seed,
+}: z.output<typeof samplingOptions>) => ({
+  maxTokens: max_tokens,
+  temperature,
+  topP: top_p,
+  topK: top_k,
+  seed,
 });
 
 export function addGenerate(program: Command): void {
@@ -57,13 +92,7 @@ export function addGenerate(program: Command): void {
           await loading.prepare(tokens, options.max_tokens);
         },
       });
-      const generation = await model.generate(tokens, {
-        maxTokens: options.max_tokens,
-        temperature: options.temperature,
-        topP: options.top_p,
-        topK: options.top_k,
-        seed: options.seed,
-      });
+      const generation = await model.generate(tokens, settingsOf(options));
       const text = model.tokenizer?.decode(generation.tokens) ?? null;
       if (parsed.json) {
         console.log(

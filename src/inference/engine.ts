@@ -16,18 +16,15 @@ import type { ParameterStore } from '../tensor/store.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import type { CacheGeometry } from './attention.ts';
 import { cachedAttention } from './attention.ts';
+import type { SamplingDistribution } from './sampling.ts';
 import { sampleTokens } from './sampling.ts';
 import type { HeldType, WeightForm } from './weights.ts';
 import { inferenceWeights } from './weights.ts';
 
-export interface SamplingSettings {
+/** With a temperature of 0 always the likeliest token is taken. */
+export interface SamplingSettings extends SamplingDistribution {
   /** Tokens to generate at most. */
   readonly maxTokens: number;
-  /** 0: always the likeliest token. */
-  readonly temperature: number;
-  readonly topP: number;
-  /** 0: all tokens. */
-  readonly topK: number;
   readonly seed: number;
   /** Tokens that may not be the first to be generated. */
   readonly forbidFirst: readonly number[];

@@ -30,6 +30,9 @@ export interface GenerateOptions extends Partial<Omit<SamplingSettings, 'forbidF
   readonly onToken?: (token: number) => void;
 }
 
+/** What `generate` does where it is not told otherwise. */
+export const GENERATE_DEFAULTS = { maxTokens: 256, temperature: 0, topP: 1, topK: 0, seed: 0 } as const;
+
 /** Tokens or settings that this model cannot work with. */
 export class PromptError extends RangeError {
   override name = 'PromptError';
@@ -99,7 +102,7 @@ export class LanguageModel implements AsyncDisposable {
   }
 
   /** How many tokens may be generated after these where `asked` are asked for. */
-  #allowed(tokens: readonly number[], asked = 256): number {
+  #allowed(tokens: readonly number[], asked: number = GENERATE_DEFAULTS.maxTokens): number {
     return Math.min(asked, Math.max(1, this.config.max_position_embeddings - tokens.length));
   }
 
@@ -107,12 +110,9 @@ export class LanguageModel implements AsyncDisposable {
   async generate(tokens: readonly number[], options: GenerateOptions = {}): Promise<Generation> {
     const { onToken, ...given } = options;
     const settings: SamplingSettings = {
-      temperature: 0,
-      topP: 1,
-      topK: 0,
-      seed: 0,
-      forbidFirst: [],
+      ...GENERATE_DEFAULTS,
       ...given,
+      forbidFirst: [],
       maxTokens: this.#allowed(tokens, given.maxTokens),
     };
     this.#checkTokens(tokens, 1);

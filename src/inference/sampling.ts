@@ -11,12 +11,12 @@ import type { Tensor } from '../tensor/tensor.ts';
 export interface SamplingDistribution {
   readonly temperature: number;
   /** 0: off. */
-  readonly top_k: number;
+  readonly topK: number;
   /** 1: off. */
-  readonly top_p: number;
+  readonly topP: number;
 }
 
-export const UNTRUNCATED: SamplingDistribution = { temperature: 1, top_k: 0, top_p: 1 };
+export const UNTRUNCATED: SamplingDistribution = { temperature: 1, topK: 0, topP: 1 };
 
 /** Settings of each row of logits. */
 export interface RowSettings {
@@ -75,8 +75,8 @@ export function sampledLogProbability(
   const [rows, vocabulary] = logits.shape;
   const settings = [
     g.constant(distribution.temperature, 'f32', [rows]),
-    g.constant(distribution.top_k, 'i32', [rows]),
-    g.constant(distribution.top_p, 'f32', [rows]),
+    g.constant(distribution.topK, 'i32', [rows]),
+    g.constant(distribution.topP, 'f32', [rows]),
   ];
   const [logprob] = g.custom(sampledLogp({ rows, vocabulary }), [logits, ...settings, targets], {
     gradient(graph, { inputs, cotangents }) {

@@ -3,6 +3,7 @@ import type { Tokenizer } from '../checkpoint/tokenizer.ts';
 import { compareLogProbabilities, judgeParity } from '../fleet/parity.ts';
 import type { Sampler } from '../fleet/rollout.ts';
 import { weightsChecksum } from '../fleet/rollout.ts';
+import { UNTRUNCATED } from '../inference/sampling.ts';
 import type { WeightType } from '../inference/weights.ts';
 import { roundWeights } from '../inference/weights.ts';
 import type { Qwen3Config } from '../models/config.ts';
@@ -53,17 +54,12 @@ export async function measureParity(measurement: ParityMeasurement): Promise<Mea
   const checksum = await handOver(learner, worker, config, dtype);
   const rollouts = await worker.sample(
     problems.map(({ prompt }, id) => ({ tokens: encodePrompt(task, tokenizer, prompt), id })),
-    { maxTokens, temperature: 1, topP: 1, topK: 0, seed, forbidFirst: [] },
+    { ...UNTRUNCATED, maxTokens, seed, forbidFirst: [] },
   );
   const sequences = rollouts.map(({ prompt, tokens }): Sequence => ({ prompt, completion: tokens }));
   const length = Math.max(...sequences.map(({ prompt, completion }) => prompt.length + completion.length));
   const shape = { sequences: sequences.length, length };
-  const learned = await learner.logProbabilities(
-    layOut(sequences, shape),
-    shape,
-    { temperature: 1, top_k: 0, top_p: 1 },
-    'policy',
-  );
+  const learned = await learner.logProbabilities(layOut(sequences, shape), shape, UNTRUNCATED, 'policy');
   const report = judgeParity({
     learner: learner.device.info.name,
     rollout: worker.name,

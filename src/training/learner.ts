@@ -31,13 +31,15 @@ export interface BatchShape {
 /** What a step trains for; a program is compiled for each. */
 export type Objective =
   | { readonly kind: 'likelihood' }
-  | ({
+  | {
       readonly kind: 'policy';
       readonly loss_type: LossType;
       readonly epsilon: number;
       readonly epsilon_high: number;
       readonly beta: number;
-    } & SamplingDistribution);
+      /** What the tokens were sampled from. */
+      readonly sampling: SamplingDistribution;
+    };
 
 /** Token arrays, all [sequences * length]; those that an objective does not use may be left out. */
 export interface Batch {
@@ -304,11 +306,13 @@ export class Learner implements AsyncDisposable {
     const { logprob: likelihood, entropy } = g.tokenLogProbability(
       scores,
       targets,
-      objective.kind === 'policy' ? objective.temperature : 1,
+      objective.kind === 'policy' ? objective.sampling.temperature : 1,
     );
     // A policy is judged by the probabilities its tokens were sampled with.
     const logprob =
-      objective.kind === 'policy' ? sampledLogProbability(g, scores, targets, objective) : likelihood;
+      objective.kind === 'policy'
+        ? sampledLogProbability(g, scores, targets, objective.sampling)
+        : likelihood;
     const outputs: Record<string, Tensor> = { logprob, entropy };
     if (objective.kind === 'likelihood') {
       outputs.loss = likelihoodLoss(g, logprob, column('weight'));

@@ -161,12 +161,12 @@ export const grpoOptions = z.strictObject({
     .describe(
       `Largest |Δ log p| of a sampled token between learner and another rollout accelerator; default: ${PARITY_BOUND.f32}, with bf16 ${PARITY_BOUND.bf16}`,
     ),
-  log_completions: z
+  num_completions_to_print: z
     .number()
     .int()
     .nonnegative()
     .default(1)
-    .describe('Sample traces written to the log a step'),
+    .describe('Completions of a step that metrics.jsonl gets; the first is shown'),
 });
 export type GrpoOptions = z.infer<typeof grpoOptions>;
 

@@ -2,6 +2,7 @@
 import type { Tokenizer } from '../checkpoint/tokenizer.ts';
 import { compareLogProbabilities, explainFailure, judgeParity, ParityError } from '../fleet/parity.ts';
 import type { Rollout, Sampler } from '../fleet/rollout.ts';
+import type { SamplingDistribution } from '../inference/sampling.ts';
 import { groupAdvantages, tokenWeights } from './advantages.ts';
 import type { Sequence } from './batches.ts';
 import { completionTokens, fromTargets, layOut, onTargets, paddedLength } from './batches.ts';
@@ -31,7 +32,7 @@ export interface Reinforcement {
 export interface ReinforcementStep {
   readonly metrics: Metrics;
   readonly parity: ParityReport;
-  /** `log_completions` of them; a different prompt's every step. */
+  /** `num_completions_to_print` of them; a different prompt's every step. */
   readonly traces: readonly SampleTrace[];
   /** Tokens generated, and the time that took with its rewards. */
   readonly sampled: { readonly tokens: number; readonly seconds: number };
@@ -46,6 +47,13 @@ interface Judged {
   readonly reward: number;
   readonly parts: Readonly<Record<string, number>>;
 }
+
+/** What rollouts are sampled from. */
+const distributionOf = ({ temperature, top_k, top_p }: GrpoOptions): SamplingDistribution => ({
+  temperature,
+  topK: top_k,
+  topP: top_p,
+});
 
 async function sampleAndJudge(
   { task, tokenizer, options, seed, worker }: Reinforcement,
@@ -63,9 +71,7 @@ async function sampleAndJudge(
     })),
     {
       maxTokens: options.max_completion_length,
-      temperature: options.temperature,
-      topP: options.top_p,
-      topK: options.top_k,
+      ...distributionOf(options),
       seed,
       forbidFirst: [],
     },
@@ -110,7 +116,7 @@ export async function reinforcementStep(run: Reinforcement, step: number): Promi
 
   const shape = batchShape(sequences);
   const samplerLogprob = onTargets(sequences, shape, (row, i) => judged[row].rollout.logprobs[i]);
-  const sampling = { temperature: options.temperature, top_k: options.top_k, top_p: options.top_p };
+  const sampling = distributionOf(options);
   const layout = layOut(sequences, shape);
   // A forward pass of its own is needed where the ratio is to the learner's probabilities, not the sampler's.
   const several = options.num_iterations > 1 || options.steps_per_generation > 1;
@@ -164,7 +170,7 @@ export async function reinforcementStep(run: Reinforcement, step: number): Promi
             epsilon: options.epsilon,
             epsilon_high,
             beta: options.beta,
-            ...sampling,
+            sampling,
           },
           { sequences: micro, length: shape.length },
           input,
@@ -207,7 +213,7 @@ export async function reinforcementStep(run: Reinforcement, step: number): Promi
       'perf/learn_tokens_per_second': placed / ((learned - sampled) / 1000),
     },
     parity: parity!,
-    traces: Array.from({ length: Math.min(options.log_completions, judged.length) }, (_, i) =>
+    traces: Array.from({ length: Math.min(options.num_completions_to_print, judged.length) }, (_, i) =>
       trace(judged[(step + i * options.num_generations) % judged.length]),
     ),
     sampled: { tokens: generated, seconds: (sampled - started) / 1000 },

@@ -144,7 +144,7 @@ for (const probe of probes) {
               const learned = await learner.logProbabilities(
                 layOut(sequences, batch),
                 batch,
-                { temperature: settings.temperature, top_k: settings.topK, top_p: settings.topP },
+                settings,
                 'policy',
               );
               assert.deepEqual(

@@ -154,8 +154,8 @@ const policySettings = (loss_type: LossType) => ({
   epsilon_high: loss_type === 'cispo' ? 1.1 : 0.3,
   beta: 0.05,
 });
-const WHOLE: SamplingDistribution = { temperature: 0.8, top_k: 0, top_p: 1 };
-const CUT: SamplingDistribution = { temperature: 1.3, top_k: 4, top_p: 1 };
+const WHOLE: SamplingDistribution = { temperature: 0.8, topK: 0, topP: 1 };
+const CUT: SamplingDistribution = { temperature: 1.3, topK: 4, topP: 1 };
 
 /** Old probabilities on both sides of the clipping bounds, around those of the model. */
 function policyColumns(logprob: number[]): Columns {
@@ -323,10 +323,10 @@ for (const { name: deviceName, available, reason } of await listDevices()) {
     for (const loss_type of LOSS_TYPES) {
       // Truncation is the same code for every objective: one of them is enough.
       for (const distribution of loss_type === 'grpo' ? [WHOLE, CUT] : [WHOLE]) {
-        const { temperature, top_k } = distribution;
-        test(`${loss_type}${top_k > 0 ? ', top-k' : ''}: loss and gradients`, async () => {
+        const { temperature, topK } = distribution;
+        test(`${loss_type}${topK > 0 ? ', top-k' : ''}: loss and gradients`, async () => {
           const plain = plainTied();
-          const kept = top_k > 0 ? likeliest(plain.rows, top_k) : [];
+          const kept = topK > 0 ? likeliest(plain.rows, topK) : [];
           const settings = policySettings(loss_type);
           const columns = policyColumns(logProbabilities(plain.rows, temperature, kept));
           const ratios = columns.logprob.map((value, t) => Math.exp(value - columns.old[t]));
@@ -341,7 +341,7 @@ for (const { name: deviceName, available, reason } of await listDevices()) {
 
           await using learner = learnerOf(TIED, weightsOf(TIED, 1));
           const { loss } = await learner.forwardBackward(
-            { kind: 'policy', ...settings, ...distribution },
+            { kind: 'policy', ...settings, sampling: distribution },
             SHAPE,
             policyBatch(columns),
           );
@@ -406,7 +406,7 @@ for (const { name: deviceName, available, reason } of await listDevices()) {
     });
 
     test('what was saved continues with the same bits, whatever the learner did before', async () => {
-      const objective: Objective = { kind: 'policy', ...policySettings('dapo'), ...WHOLE };
+      const objective: Objective = { kind: 'policy', ...policySettings('dapo'), sampling: WHOLE };
       const columns = policyColumns(logProbabilities(plainRows(TIED, widened(weightsOf(TIED, 5))), 0.8));
       const train = async (learner: Learner, steps: number) => {
         const losses: number[] = [];

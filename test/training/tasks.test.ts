@@ -76,7 +76,8 @@ for (const task of tasks) {
     const { model, sft, grpo } = task.defaults!;
     modelOptions.parse(model);
     sftOptions.parse(sft);
-    const limit = grpoOptions.parse(grpo).max_completion_length!;
+    grpoOptions.parse(grpo);
+    const limit = grpo?.max_completion_length;
     let longest = 0;
     for (let index = 0; index < EXAMPLES; index++) {
       const example = coldStartExample(task, 2, index, { think_fraction: 1 });
