@@ -5,6 +5,10 @@
  *
  * The tab: `join`; then for each `weights` a `loaded`, for each `work` a `result`; `failed` when it cannot go on.
  * The run: `welcome` after `join`; `weights` and `work` as they come up; `end` when there is no more to do.
+ *
+ * A run that is interrupted says no `end`. Resumed, it has another token, which an open tab does not know, but knows the
+ * tabs of before by the ticket that came with their `welcome`. A tab shows it to nobody who has not shown the proof that
+ * came with it: until then, something else may be listening in the run's place.
  */
 import { z } from 'zod';
 import type { GenerationRequest, SamplingSettings } from '../inference/engine.ts';
@@ -14,6 +18,8 @@ import type { Qwen3Config } from '../models/config.ts';
 export const PROTOCOL_VERSION = 1;
 /** Path of the WebSocket, below the page. */
 export const SOCKET_PATH = 'rollout';
+/** Header in which a resumed run shows its proof to a tab that brings a token of before. */
+export const PROOF_HEADER = 'tandem-proof';
 /** Subprotocol of the WebSocket; the other one offered is the token, because a page can send no header. */
 export const SUBPROTOCOL = `tandem.${PROTOCOL_VERSION}`;
 /** Bytes of a message from a tab at most. */
@@ -22,8 +28,8 @@ export const MAX_MESSAGE_BYTES = 16 * 2 ** 20;
 export const PART_BYTES = 2 ** 20;
 /** Bytes that a sampled token takes in a `result` at most: its id, its log-probability, its version, three commas. */
 export const RESULT_TOKEN_BYTES = 48;
-/** How a connection is closed: the codes of RFC 6455, section 7.4.1. */
-export const CLOSE = { done: 1000, refused: 1008, failed: 1011 } as const;
+/** How a connection is closed: the codes of RFC 6455, section 7.4.1. Who was `interrupted` may come back. */
+export const CLOSE = { done: 1000, interrupted: 1001, refused: 1008, failed: 1011 } as const;
 
 /** The other side said what it must not say. */
 export class ProtocolError extends Error {
@@ -74,6 +80,10 @@ const settings = z.strictObject({
   forbidFirst: ids,
 }) satisfies z.ZodType<SamplingSettings>;
 
+/** By what a run that is resumed and the tabs of before know each other: made anew whenever a run listens. */
+export const comeback = z.strictObject({ proof: z.string().min(16), ticket: z.string().min(16) });
+export type Comeback = z.infer<typeof comeback>;
+
 const runMessage = z.discriminatedUnion('type', [
   z.strictObject({
     type: z.literal('welcome'),
@@ -82,6 +92,8 @@ const runMessage = z.discriminatedUnion('type', [
     dtype: z.enum(['f32', 'bf16']),
     /** config.json of the model. */
     config: z.unknown(),
+    /** Null where the run cannot be resumed. */
+    comeback: comeback.nullable(),
   }),
   z.strictObject({
     type: z.literal('weights'),

@@ -1,7 +1,7 @@
 /** The rollout role in a browser tab: answers what the run asks for, with a `RolloutWorker` of this tab's accelerator. */
 import type { Device } from '../accelerators/device.ts';
 import { parseConfig } from '../models/config.ts';
-import type { RunMessage, TabMessage } from './protocol.ts';
+import type { Comeback, RunMessage, TabMessage } from './protocol.ts';
 import { PROTOCOL_VERSION, ProtocolError, parseRunMessage } from './protocol.ts';
 import { RolloutWorker } from './rollout.ts';
 import { WeightReceiver } from './weight-transfer.ts';
@@ -42,6 +42,7 @@ export class TabClient {
   readonly #send: (message: TabMessage) => void;
   readonly #onChange: (status: TabStatus) => void;
   #status = FRESH;
+  #comeback: Comeback | null = null;
   #worker: RolloutWorker | null = null;
   #receiver: WeightReceiver | null = null;
   /** The file of weights that is arriving. */
@@ -69,6 +70,11 @@ export class TabClient {
 
   get status(): TabStatus {
     return this.#status;
+  }
+
+  /** For coming back to the run after it was interrupted; null before it said so, and where that is not possible. */
+  get comeback(): Comeback | null {
+    return this.#comeback;
   }
 
   /** Takes a message of the run: text, or bytes of a file of weights. */
@@ -103,6 +109,7 @@ export class TabClient {
         const config = parseConfig(message.config, 'the model of the run');
         this.#worker = new RolloutWorker(this.#device, config, message.dtype);
         this.#receiver = new WeightReceiver(config, message.dtype);
+        this.#comeback = message.comeback;
         return this.#show({ doing: 'waiting', run: message.run, learner: message.learner });
       }
       case 'weights': {

@@ -5,7 +5,7 @@
 import type { GenerationRequest, SamplingSettings } from '../inference/engine.ts';
 import type { WeightType } from '../inference/weights.ts';
 import type { Qwen3Config } from '../models/config.ts';
-import type { Assignment, Completions, ReadTabMessage, RunMessage } from './protocol.ts';
+import type { Assignment, Comeback, Completions, ReadTabMessage, RunMessage } from './protocol.ts';
 import {
   CLOSE,
   checkCompletions,
@@ -40,6 +40,8 @@ export interface TabPoolOptions {
   readonly learner: string;
   /** Seconds without any tab's joining or answering, after which `receive` and `sample` give up. */
   readonly wait: number;
+  /** For tabs to keep, where the run can be resumed. */
+  readonly comeback?: Comeback;
   /** For the person at the terminal. */
   readonly onNotice: (message: string) => void;
 }
@@ -182,11 +184,13 @@ export class TabPool implements Sampler {
     this.#wake();
   }
 
-  /** Takes leave of the tabs. */
-  async dispose(): Promise<void> {
+  /** Takes leave of the tabs, for good or so that they try to come back. */
+  async dispose(how: 'ended' | 'interrupted' = 'ended'): Promise<void> {
     for (const tab of [...this.#tabs]) {
-      tab.link.send({ type: 'end', reason: 'the run has ended' });
-      tab.link.close(CLOSE.done, 'the run has ended');
+      if (how === 'ended') {
+        tab.link.send({ type: 'end', reason: 'the run has ended' });
+        tab.link.close(CLOSE.done, 'the run has ended');
+      } else tab.link.close(CLOSE.interrupted, 'the run was interrupted');
       this.#forget(tab);
     }
   }
@@ -232,8 +236,8 @@ export class TabPool implements Sampler {
       case 'join': {
         if (tab.accelerator !== null) throw new ProtocolError("'join' arrived twice");
         tab.accelerator = message.accelerator;
-        const { run, learner, config, dtype, onNotice } = this.#options;
-        tab.link.send({ type: 'welcome', run, learner, dtype, config });
+        const { run, learner, config, dtype, comeback = null, onNotice } = this.#options;
+        tab.link.send({ type: 'welcome', run, learner, dtype, config, comeback });
         onNotice(
           `Browser tab ${tab.number} joined: ${printable(message.description)} (${count(this.size, 'tab')})`,
         );

@@ -12,7 +12,8 @@ import type { Duplex } from 'node:stream';
 import type { WebSocket } from 'ws';
 import { WebSocketServer } from 'ws';
 import { checkPage, pageFile, requestPath, sendFile } from './page-files.ts';
-import { CLOSE, MAX_MESSAGE_BYTES, partsOf, SOCKET_PATH, SUBPROTOCOL } from './protocol.ts';
+import type { Comeback } from './protocol.ts';
+import { CLOSE, MAX_MESSAGE_BYTES, PROOF_HEADER, partsOf, SOCKET_PATH, SUBPROTOCOL } from './protocol.ts';
 import type { TabLink, TabPool } from './tab-pool.ts';
 
 export interface TabServerOptions {
@@ -22,6 +23,8 @@ export interface TabServerOptions {
   readonly port: number;
   /** Of the link; a random one when left out. */
   readonly token?: string;
+  /** What tabs of before the run was interrupted were given: they need no new link. */
+  readonly comeback?: Comeback;
   /** Milliseconds between two pings, 10,000 when left out; a tab that leaves one unanswered is cut off. */
   readonly ping?: number;
 }
@@ -29,6 +32,7 @@ export interface TabServerOptions {
 export interface TabServer {
   /** What a person opens: the page, with the token in the part of the address that is never sent. */
   readonly link: string;
+  readonly port: number;
   close(): Promise<void>;
 }
 
@@ -45,14 +49,19 @@ const digest = (text: string) => createHash('sha256').update(text).digest();
 export async function openTabServer(pool: TabPool, options: TabServerOptions): Promise<TabServer> {
   await checkPage();
   const token = options.token ?? randomBytes(24).toString('base64url');
-  const isToken = (given: string) => timingSafeEqual(digest(given), digest(token));
+  const { comeback } = options;
+  const accepted = [token, ...(comeback === undefined ? [] : [comeback.ticket])].map(digest);
+  const isToken = (given: string) => accepted.some((known) => timingSafeEqual(digest(given), known));
   const server = createServer((request, response) => {
     const path = requestPath(request);
     if (path === `/${SOCKET_PATH}`) {
       // Why a WebSocket was refused is not told to a page, so that it asks here.
       const problem = refusal(request, request.headers.authorization?.replace(/^Bearer /u, ''), isToken);
       if (problem === null) response.writeHead(204).end();
-      else response.writeHead(problem.status, { 'content-type': 'text/plain' }).end(problem.reason);
+      else {
+        const proof = comeback && { [PROOF_HEADER]: comeback.proof };
+        response.writeHead(problem.status, { 'content-type': 'text/plain', ...proof }).end(problem.reason);
+      }
       return;
     }
     sendFile(pageFile(path), response).catch(() => response.destroy());
@@ -83,6 +92,7 @@ export async function openTabServer(pool: TabPool, options: TabServerOptions): P
   }, options.ping ?? PING_MS);
   return {
     link: `http://${shownHost(server)}/rollout.html#${token}`,
+    port: (server.address() as AddressInfo).port,
     async close() {
       clearInterval(pings);
       // Time for the last words; then whoever has not gone is cut off.

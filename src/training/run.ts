@@ -143,6 +143,7 @@ export class TrainingRun {
     this.#begun = performance.now();
     this.#saved = this.#begun;
     this.#secondsBefore = this.#progress.seconds;
+    let complete = false;
     try {
       const rollout = run.rollout ?? run.device;
       const parity = run.parity_device ?? (await anotherDevice(run.device));
@@ -158,10 +159,12 @@ export class TrainingRun {
       });
       await this.#open(await device(run.device), rollout === BROWSER ? null : await device(rollout));
       while (this.#progress.phase < this.#progress.phases.length) await this.#phase();
-      return await this.#finish(await device(parity));
+      const summary = await this.#finish(await device(parity));
+      complete = true;
+      return summary;
     } finally {
-      await this.#worker?.dispose();
-      await this.#tabs?.close();
+      if (this.#tabs !== null) await this.#tabs.close(complete ? 'ended' : 'interrupted');
+      else await this.#worker?.dispose();
       await this.#learner?.dispose();
       for (const open of devices.values()) await open.close();
     }
@@ -182,7 +185,8 @@ export class TrainingRun {
       gradientCheckpointing: run.gradient_checkpointing,
     });
     if (rolloutDevice === null) {
-      this.#tabs = await openBrowserRollouts(config, this.#progress, (event) => this.#emit(event));
+      const { path } = this.#parts.folder;
+      this.#tabs = await openBrowserRollouts(path, config, this.#progress, (event) => this.#emit(event));
       this.#worker = this.#tabs.pool;
     } else this.#worker = new RolloutWorker(rolloutDevice, config, dtype);
     if ('state' in start) this.#learner.loadState(start.state, this.#progress.optimizerSteps);

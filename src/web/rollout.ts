@@ -1,7 +1,8 @@
 /** The page of a run's link: this tab joins as a rollout worker, and shows what it does. */
 import type { Device } from '../accelerators/device.ts';
 import { openDevice } from '../accelerators/registry.ts';
-import { CLOSE, SOCKET_PATH, SUBPROTOCOL } from '../fleet/protocol.ts';
+import type { Comeback } from '../fleet/protocol.ts';
+import { CLOSE, PROOF_HEADER, SOCKET_PATH, SUBPROTOCOL } from '../fleet/protocol.ts';
 import type { TabStatus } from '../fleet/tab-client.ts';
 import { TabClient } from '../fleet/tab-client.ts';
 import type { Backends } from './backends.ts';
@@ -40,6 +41,8 @@ const DOING: { readonly [D in TabStatus['doing']]: string } = {
 /** Between two attempts to reach a run that does not answer, and how many there are. */
 const RETRY_MS = 2000;
 const ATTEMPTS = 30;
+/** After those, where the run has said how to come back: it may be resumed tomorrow. */
+const PATIENT_RETRY_MS = 5000;
 
 const kilobytes = (bytes: number) =>
   `${(bytes / 1000).toLocaleString('en', { maximumFractionDigits: 0 })} kB`;
@@ -65,14 +68,21 @@ function fail(error: unknown): void {
   view.error.hidden = false;
 }
 
-/** Throws where the run refuses this tab; what it says is the message. */
-async function checkToken(token: string): Promise<void> {
+/** What lets this tab in: the token that did so before, else its ticket. Throws where the run refuses it, with what it says. */
+async function admission(token: string, comeback: Comeback | null): Promise<string> {
   const response = await fetch(SOCKET_PATH, { headers: { authorization: `Bearer ${token}` } });
-  if (!response.ok) throw new Error(await response.text());
+  if (response.ok) return token;
+  if (comeback !== null && response.headers.get(PROOF_HEADER) === comeback.proof) return comeback.ticket;
+  throw new Error(await response.text());
+}
+
+interface Ended {
+  readonly close: CloseEvent;
+  readonly comeback: Comeback | null;
 }
 
 /** Works until the connection ends, which `left` does too; resolves with how it ended. */
-function work(device: Device, token: string, left: AbortSignal): Promise<CloseEvent> {
+function work(device: Device, token: string, left: AbortSignal): Promise<Ended> {
   const url = new URL(SOCKET_PATH, location.href);
   url.protocol = url.protocol.replace('http', 'ws');
   const socket = new WebSocket(url, [SUBPROTOCOL, token]);
@@ -91,43 +101,53 @@ function work(device: Device, token: string, left: AbortSignal): Promise<CloseEv
       );
     };
     socket.onmessage = ({ data }: MessageEvent<string | ArrayBuffer>) => client?.receive(data);
-    socket.onclose = (event) => {
+    socket.onclose = (close) => {
       const gone = client?.dispose() ?? Promise.resolve();
-      void gone.then(() => resolve(event));
+      void gone.then(() => resolve({ close, comeback: client?.comeback ?? null }));
     };
   });
 }
 
 /** Joins with an accelerator, again where the connection breaks, until the run ends, refuses, or `left`. */
-async function join(name: string, token: string, left: AbortSignal): Promise<void> {
+async function join(name: string, left: AbortSignal): Promise<void> {
   const device = await openDevice(name);
   state.device = name;
   try {
-    for (let attempt = 0; attempt < ATTEMPTS && !left.aborted; attempt++) {
+    for (let attempt = 0; !left.aborted; attempt++) {
       try {
-        await checkToken(token);
+        known.token = await admission(known.token, known.comeback);
       } catch (error) {
         // A run that has ended does not answer at all.
         if (!(error instanceof TypeError)) throw error;
-        view.doing.textContent = 'the run does not answer; trying again …';
-        await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+        const patient = known.comeback !== null;
+        if (attempt >= ATTEMPTS && !patient)
+          throw new Error('the run does not answer any more; it may have ended');
+        view.doing.textContent = patient
+          ? 'the run does not answer; this tab joins again when it is resumed'
+          : 'the run does not answer; trying again …';
+        const pause = attempt < ATTEMPTS ? RETRY_MS : PATIENT_RETRY_MS;
+        await new Promise((resolve) => setTimeout(resolve, pause));
         continue;
       }
       attempt = 0;
-      const { code, reason } = await work(device, token, left);
+      const { close, comeback } = await work(device, known.token, left);
+      const { code, reason } = close;
+      known.comeback = comeback ?? known.comeback;
       if (state.status?.doing === 'ended') return;
       if (state.status?.doing === 'failed') throw new Error(state.status.reason);
       if (code === CLOSE.refused || code === CLOSE.failed) throw new Error(reason);
     }
-    if (!left.aborted) throw new Error('the run does not answer any more; it may have ended');
   } finally {
     await device.close();
   }
 }
 
+/** What the run knows this tab by. */
+const known: { token: string; comeback: Comeback | null } = { token: '', comeback: null };
+
 async function main(): Promise<void> {
-  const token = location.hash.slice(1);
-  if (token === '') throw new Error('the link is not complete: its token, after the #, is missing');
+  known.token = location.hash.slice(1);
+  if (known.token === '') throw new Error('the link is not complete: its token, after the #, is missing');
   const wanted = new URLSearchParams(location.search).get('device');
   const backends = await findBackends(wanted);
   offer(view.device, backends);
@@ -141,7 +161,7 @@ async function main(): Promise<void> {
     view.why.textContent = explain(backends, name, failure);
     view.error.hidden = true;
     state.error = state.status = null;
-    present = present.catch(() => {}).then(() => join(name, token, signal));
+    present = present.catch(() => {}).then(() => join(name, signal));
     return present;
   };
   view.device.addEventListener('change', () => void use(view.device.value).catch(fail));

@@ -222,6 +222,21 @@ describe('rollouts in a browser', { skip: skipWithoutBrowser }, () => {
     assert.ok((await model(run)).equals(undisturbed));
   });
 
+  test('a tab that is open when the run is interrupted samples for it again once it is resumed', async () => {
+    const told = new Told();
+    const run = await newRun({ ...options('interrupted'), onEvent: told.add });
+    const finished = run.run();
+    const page = await openHolding(await told.link());
+    await held(page);
+    run.stop();
+    await assert.rejects(finished, { name: 'RunInterrupted' });
+    const resumed = await resumeRun(run.folder, { task: count, onEvent: told.add });
+    await resumed.run();
+    await until(page, 'ended');
+    assert.ok((await model(run)).equals(undisturbed));
+    await page.close();
+  });
+
   test('the gate stops the run where a tab reports other log-probabilities', async () => {
     const told = new Told();
     const run = await newRun({ ...options('wrong'), onEvent: told.add });
