@@ -5,21 +5,16 @@
  */
 import type { Device } from '../accelerators/device.ts';
 import type { Qwen3Config } from '../models/config.ts';
-import type { WeightTensors } from '../models/linear.ts';
 import type { WeightLayout } from '../models/qwen3.ts';
-import { hiddenStates, logits } from '../models/qwen3.ts';
-import type { SequencePlace } from '../tensor/graph.ts';
-import { Graph } from '../tensor/graph.ts';
+import type { Graph } from '../tensor/graph.ts';
 import type { Program } from '../tensor/program.ts';
 import { compile } from '../tensor/program.ts';
 import type { ParameterStore } from '../tensor/store.ts';
-import type { Tensor } from '../tensor/tensor.ts';
 import type { CacheGeometry } from './attention.ts';
-import { cachedAttention } from './attention.ts';
+import type { GeneratingModel } from './generation-graphs.ts';
+import { decodeGraph, firstGraph, prefillGraph } from './generation-graphs.ts';
 import type { SamplingDistribution } from './sampling.ts';
-import { sampleTokens } from './sampling.ts';
-import type { HeldType, WeightForm } from './weights.ts';
-import { inferenceWeights } from './weights.ts';
+import type { HeldType } from './weights.ts';
 
 /** With a temperature of 0 always the likeliest token is taken. */
 export interface SamplingSettings extends SamplingDistribution {
@@ -96,7 +91,7 @@ export class Engine {
   readonly #device: Device;
   readonly #store: ParameterStore;
   readonly #config: Qwen3Config;
-  readonly #form: WeightForm;
+  readonly #model: GeneratingModel;
   readonly #name = `engine${engines++}.`;
   /** Those used last come last. */
   readonly #geometries = new Map<string, Geometry>();
@@ -116,7 +111,7 @@ export class Engine {
     this.#device = device;
     this.#store = store;
     this.#config = config;
-    this.#form = { dtype, layout };
+    this.#model = { config, store, form: { dtype, layout } };
   }
 
   /**
@@ -247,7 +242,7 @@ export class Engine {
     };
     await collect(1);
     if (settings.maxTokens > 1) {
-      const decode = await this.#program('decode', geometry, () => this.#decodeGraph(geometry));
+      const decode = await this.#program('decode', geometry, () => decodeGraph(this.#model, geometry));
       write(decode, shared);
       while (done < settings.maxTokens && progress.some(({ stopped }) => !stopped)) {
         const steps = Math.min(onToken ? 1 : STEPS_PER_CALL, settings.maxTokens - done);
@@ -269,11 +264,11 @@ export class Engine {
   }
 
   #firstProgram(geometry: Geometry): Promise<Program> {
-    return this.#program('first', geometry, () => this.#firstGraph(geometry));
+    return this.#program('first', geometry, () => firstGraph(this.#model, geometry));
   }
 
   #prefillProgram(geometry: Geometry, width: number): Promise<Program> {
-    return this.#program(`prefill ${width}`, geometry, () => this.#prefillGraph(geometry, width));
+    return this.#program(`prefill ${width}`, geometry, () => prefillGraph(this.#model, geometry, width));
   }
 
   /** Fills the cache with the prompts, and keeps the last hidden state of each. */
@@ -301,82 +296,6 @@ export class Engine {
     }
   }
 
-  /** `width` tokens of every sequence into the cache. Padding has position -1, which nothing is written for. */
-  #prefillGraph(geometry: Geometry, width: number): Graph {
-    const { batch } = geometry;
-    const g = new Graph();
-    const positions = g.input('positions', 'i32', [batch * width]);
-    const place = { start: g.input('start', 'i32', [batch]), lengths: g.input('lengths', 'i32', [batch]) };
-    const hidden = this.#hidden(g, geometry, g.input('ids', 'i32', [batch * width]), positions, place);
-    const last = g.embedding(hidden, g.input('last', 'i32', [batch]));
-    g.scatterRows(this.#lastHidden(g, geometry), g.input('ending', 'i32', [batch]), last);
-    return g;
-  }
-
-  #lastHidden(g: Graph, { batch, prefix }: Geometry): Tensor {
-    return g.state(`${prefix}hidden`, 'f32', [batch, this.#config.hidden_size]);
-  }
-
-  #hidden(g: Graph, geometry: Geometry, ids: Tensor, positions: Tensor, place: SequencePlace): Tensor {
-    return hiddenStates(g, this.#config, this.#weights(g), {
-      ids,
-      positions,
-      maxPositions: geometry.capacity,
-      attend: cachedAttention(g, this.#config, geometry, positions, place),
-    });
-  }
-
-  #weights(g: Graph): WeightTensors {
-    return inferenceWeights(g, this.#config, this.#store, this.#form);
-  }
-
-  /** Samples the first token of every sequence. */
-  #firstGraph(geometry: Geometry): Graph {
-    const g = new Graph();
-    const scores = logits(g, this.#config, this.#weights(g), this.#lastHidden(g, geometry));
-    const biased = g.add(scores, g.input('bias', 'f32', [this.#config.vocab_size]));
-    this.#sampleAndAdvance(g, geometry, biased, g.sub(g.input('lengths', 'i32', [geometry.batch]), 1));
-    return g;
-  }
-
-  /** One token more for every sequence. */
-  #decodeGraph(geometry: Geometry): Graph {
-    const g = new Graph();
-    const { token, position } = frontier(g, geometry);
-    const hidden = this.#hidden(g, geometry, token, position, { start: position });
-    this.#sampleAndAdvance(g, geometry, logits(g, this.#config, this.#weights(g), hidden), position);
-    return g;
-  }
-
-  /**
-   * Samples from logits [batch, vocabulary] the token that follows the one at `position` (i32 [batch]), writes it
-   * into the history, and makes it the next step's input.
-   */
-  #sampleAndAdvance(g: Graph, geometry: Geometry, scores: Tensor, position: Tensor): void {
-    const { batch, capacity, prefix } = geometry;
-    const row = {
-      temperature: g.input('temperature', 'f32', [batch]),
-      topK: g.input('topK', 'i32', [batch]),
-      topP: g.input('topP', 'f32', [batch]),
-    };
-    const sampled = sampleTokens(g, scores, row, {
-      seed: g.input('seed', 'i32', [2]),
-      sequences: g.input('sequences', 'i32', [batch]),
-      positions: g.add(position, 1),
-    });
-    const rows = cacheRows(g, batch, capacity, position);
-    const history = (part: 'tokens' | 'logprobs', values: Tensor) => {
-      const state = g.state(`${prefix}${part}`, values.dtype, [batch * capacity, 1]);
-      g.scatterRows(state, rows, g.reshape(values, [batch, 1]));
-    };
-    history('tokens', sampled.tokens);
-    history('logprobs', sampled.logprobs);
-    const next = frontier(g, geometry);
-    const following = g.add(position, 1);
-    g.assign(next.token, sampled.tokens);
-    g.assign(next.position, following);
-  }
-
   async dispose(): Promise<void> {
     await this.#turn;
     for (const key of [...this.#geometries.keys()]) this.#forget(key);
@@ -402,19 +321,6 @@ function firstTokenBias({ vocab_size }: Qwen3Config, { forbidFirst }: SamplingSe
   const bias = new Float32Array(vocab_size);
   for (const token of forbidFirst) bias[token] = Number.NEGATIVE_INFINITY;
   return bias;
-}
-
-/** The token that every sequence continues from, and its position. */
-function frontier(g: Graph, { batch, prefix }: CacheGeometry) {
-  return {
-    token: g.state(`${prefix}token`, 'i32', [batch]),
-    position: g.state(`${prefix}position`, 'i32', [batch]),
-  };
-}
-
-/** Rows of the cache at `position` of each sequence. */
-function cacheRows(g: Graph, batch: number, capacity: number, position: Tensor): Tensor {
-  return g.add(g.literal(Int32Array.from({ length: batch }, (_, row) => row * capacity)), position);
 }
 
 /** Tokens after which a sequence is complete. */
