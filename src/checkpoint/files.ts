@@ -156,6 +156,9 @@ export async function writeSafetensors(
   await writeFileAtomic(path, [head, ...ordered.map(({ data }) => data)]);
 }
 
+/** Names of the files that `writeFileAtomic` writes to; a process that is killed leaves them. */
+export const TEMPORARY_FILE = /^\..+\.[0-9a-f]{12}\.tmp$/u;
+
 /**
  * Replaces a file so that, whatever happens, there is the old content or the new and never a part of it: the
  * bytes go to a temporary file beside it, reach the disk, and then take its name. Makes the folder if needed.

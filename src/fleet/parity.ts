@@ -97,6 +97,13 @@ export function explainFailure(report: ParityReport): string {
     );
   }
   const measured = `log-probabilities of ${report.tokens} sampled tokens differ by up to ${report.maxAbs.toExponential(2)} (mean ${report.meanAbs.toExponential(2)}, KL ${report.kl.toExponential(2)})`;
+  if (!Number.isFinite(report.maxAbs)) {
+    return (
+      `${measured} between ${learner} and ${rollout}. One side gives NaN, because the weights are no longer numbers ` +
+      '(training has diverged: lower --learning-rate), or gives a sampled token no probability at all, because it keeps ' +
+      'other tokens under --top-k or --top-p'
+    );
+  }
   if (learner === rollout) {
     return `${measured} between sampling and learning on ${learner}, where they must be equal to the bit: a kernel of this accelerator is not batch-invariant`;
   }

@@ -2,6 +2,8 @@
 import { z } from 'zod';
 
 const size = z.number().int().positive();
+/** Far beyond any model: what is listed for each layer must fit into memory before a file is known to lack it. */
+const MAX_LAYERS = 10_000;
 
 export const qwen3ConfigSchema = z.looseObject({
   architectures: z.array(z.string()).optional(),
@@ -9,7 +11,7 @@ export const qwen3ConfigSchema = z.looseObject({
   vocab_size: size,
   hidden_size: size,
   intermediate_size: size,
-  num_hidden_layers: size,
+  num_hidden_layers: size.max(MAX_LAYERS),
   num_attention_heads: size,
   num_key_value_heads: size,
   head_dim: size,

@@ -13,10 +13,6 @@ export interface Sequence {
 /** Marks a place without a target. */
 export const NO_TARGET = -1;
 
-export class SequenceLengthError extends Error {
-  override name = 'SequenceLengthError';
-}
-
 /**
  * The length to which rows with `longest` tokens are padded. Few lengths, because a program is compiled for each: four
  * from a power of two to the next, and none that is no multiple of 4.
@@ -35,7 +31,7 @@ export function layOut(
   const targets = new Int32Array(sequences.length * length).fill(NO_TARGET);
   sequences.forEach(({ prompt, completion }, row) => {
     if (prompt.length + completion.length > length) {
-      throw new SequenceLengthError(
+      throw new RangeError(
         `a sequence of ${prompt.length} + ${completion.length} tokens does not fit into ${length}`,
       );
     }

@@ -87,6 +87,29 @@ export interface LearnerOptions {
   readonly gradientCheckpointing?: boolean;
 }
 
+/** Gradients are NaN or infinite: nothing can be learned any more. */
+export class DivergedError extends Error {
+  override name = 'DivergedError';
+  constructor(step: number, norm: number) {
+    super(
+      `training has diverged: the norm of the gradients of optimizer step ${step} is ${norm}. Lower --learning-rate, ` +
+        'warm up longer (--warmup-steps) or clip gradients (--max-grad-norm); a model to start from must hold no NaN',
+    );
+  }
+}
+
+/** A sequence is longer than the model can read. */
+export class SequenceLengthError extends RangeError {
+  override name = 'SequenceLengthError';
+  /** @param tokens of the sequence, at least */
+  constructor(tokens: number, positions: number, subject = 'a sequence to learn from') {
+    super(
+      `${subject} has ${tokens} tokens, but the model has only ${positions} positions (max_position_embeddings): ` +
+        'make prompts and solutions shorter, or train a model that is made with more (--max-position-embeddings)',
+    );
+  }
+}
+
 /** `await using learner = new Learner(…)` disposes of it; its device stays open. */
 export class Learner implements AsyncDisposable {
   readonly device: Device;
@@ -148,8 +171,12 @@ export class Learner implements AsyncDisposable {
     await this.#optimizerProgram();
   }
 
-  /** Adds the gradients of a batch to those that wait for `optimStep`. */
+  /**
+   * Adds the gradients of a batch to those that wait for `optimStep`.
+   * @throws SequenceLengthError where a sequence has more tokens than the model has positions
+   */
   async forwardBackward(objective: Objective, shape: BatchShape, batch: Batch): Promise<StepOutputs> {
+    this.#checkPositions(shape, batch.targets);
     const program = await this.#stepProgram(objective, shape);
     for (const [name, values] of Object.entries(batch)) {
       if (values !== undefined && program.inputs.has(name)) program.write(name, values as Float32Array);
@@ -166,7 +193,10 @@ export class Learner implements AsyncDisposable {
     };
   }
 
-  /** Applies the gradients that have been added up, clipped to `max_grad_norm`, and clears them. */
+  /**
+   * Applies the gradients that have been added up, clipped to `max_grad_norm`, and clears them.
+   * @throws DivergedError where they are no numbers; the weights are none either then
+   */
   async optimStep(settings: OptimizerSettings): Promise<{ grad_norm: number }> {
     const program = await this.#optimizerProgram();
     this.#step++;
@@ -184,7 +214,9 @@ export class Learner implements AsyncDisposable {
       Float32Array.of(settings.max_grad_norm > 0 ? settings.max_grad_norm : Number.POSITIVE_INFINITY),
     );
     await program.run();
-    return { grad_norm: ((await program.read('grad_norm')) as Float32Array)[0] };
+    const grad_norm = ((await program.read('grad_norm')) as Float32Array)[0];
+    if (!Number.isFinite(grad_norm)) throw new DivergedError(this.#step, grad_norm);
+    return { grad_norm };
   }
 
   /** log p of each target under the present model or the reference, [sequences * length]; 0 where there is no target. */
@@ -254,6 +286,17 @@ export class Learner implements AsyncDisposable {
   }
   [Symbol.asyncDispose](): Promise<void> {
     return this.dispose();
+  }
+
+  /** A longer sequence would be learned at positions at which the model can never be used. Padding may lie there. */
+  #checkPositions({ length }: BatchShape, targets: Int32Array): void {
+    const { max_position_embeddings: positions } = this.config;
+    if (length <= positions) return;
+    for (const [place, target] of targets.entries()) {
+      // The target of a place stands at the next one.
+      const tokens = (place % length) + 2;
+      if (target >= 0 && tokens > positions) throw new SequenceLengthError(tokens, positions);
+    }
   }
 
   #stepProgram(objective: Objective, shape: BatchShape): Promise<Program> {

@@ -26,7 +26,7 @@ export function modelConfig(tokenizer: Tokenizer, options: z.input<typeof modelO
     num_attention_heads: heads,
     num_key_value_heads: options.num_key_value_heads ?? Math.max(1, heads / 2),
     head_dim: options.head_dim ?? Math.max(8, hidden / heads),
-    max_position_embeddings: MAX_POSITIONS,
+    max_position_embeddings: options.max_position_embeddings ?? MAX_POSITIONS,
     rope_theta: options.rope_theta ?? 1000,
     bos_token_id: bos ?? 0,
     eos_token_id: eos ?? 0,

@@ -12,7 +12,7 @@ import { parseConfig } from '../models/config.ts';
 import { BROWSER } from './browser-rollouts.ts';
 import type { PhaseName, RunEvent } from './events.ts';
 import { initialWeightSource, modelConfig } from './new-model.ts';
-import type { GrpoOptions } from './options.ts';
+import type { GrpoOptions, RunOptions } from './options.ts';
 import { grpoOptions, modelOptions, runOptions, sftOptions } from './options.ts';
 import type { Progress } from './progress.ts';
 import { progressSchema } from './progress.ts';
@@ -22,6 +22,7 @@ import { TASKS } from './tasks/index.ts';
 import { checkTask, loadTask } from './tasks/load.ts';
 import { taskTokenizer } from './tasks/problems.ts';
 import type { Task } from './tasks/task.ts';
+import { tryOutModel } from './try-out.ts';
 
 /** Options that do not go together, or that the run cannot be begun with. */
 export class RunError extends Error {
@@ -74,6 +75,7 @@ export async function newRun(options: NewRun): Promise<TrainingRun> {
     ...definedOnly(options.modelOptions ?? {}),
   });
   const given = checked('run', runOptions.partial({ name: true }), options.run ?? {});
+  checkUsed(options);
   // Before there is a folder: a run that cannot begin leaves nothing behind.
   const devices = {
     device: await resolveDevice(given.device),
@@ -83,6 +85,14 @@ export async function newRun(options: NewRun): Promise<TrainingRun> {
   const name = given.name ?? (await freeName(runs, task.name));
 
   const start = options.model === undefined ? fresh(task, shape, given.seed) : await existing(options.model);
+  tryOutModel({
+    task,
+    ...start,
+    phases: options.phases,
+    seed: given.seed,
+    teacher: definedOnly({ think_fraction: sft.think_fraction, error_rate: sft.teacher_error }),
+    maxCompletion: grpo.max_completion_length,
+  });
   const progress: Progress = {
     version: 1,
     task: typeof wanted === 'string' ? located(wanted) : null,
@@ -142,6 +152,21 @@ function checkDivision(grpo: GrpoOptions): void {
       `not divide into steps_per_generation ${steps_per_generation} × gradient_accumulation_steps ${gradient_accumulation_steps}`,
   );
 }
+
+/** Options that the run would not heed: what they ask for would silently not happen. */
+function checkUsed({ model, modelOptions: shape = {}, run = {} }: NewRun): void {
+  const refuse = (group: string, names: readonly string[], why: string) => {
+    if (names.length > 0) throw new RunError(`${names.map((name) => `${group}.${name}`).join(', ')}: ${why}`);
+  };
+  const sizes = Object.keys(definedOnly(shape)).filter((name) => name !== 'dtype');
+  if (model !== undefined)
+    refuse('modelOptions', sizes, `this is for a new model, but there is one to start from: ${model}`);
+  const serving = Object.keys(definedOnly(run)).filter((name) => BROWSER_OPTIONS.has(name));
+  if (run.rollout !== BROWSER)
+    refuse('run', serving, `this is for rollouts in a browser (rollout: ${BROWSER})`);
+}
+
+const BROWSER_OPTIONS: ReadonlySet<string> = new Set<keyof RunOptions>(['host', 'port', 'rollout_wait']);
 
 const none = () => ({ tokens: 0, seconds: 0 });
 

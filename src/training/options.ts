@@ -52,6 +52,9 @@ export const modelOptions = z.strictObject({
   head_dim: positive().optional().describe('Size of one head'),
   intermediate_size: positive().optional().describe('Width of the feed-forward layer'),
   rope_theta: z.number().positive().optional().describe('Base of the rotary position frequencies'),
+  max_position_embeddings: positive()
+    .optional()
+    .describe('Tokens of a sequence at most, prompt and completion together (default: 1024)'),
   dtype: z
     .enum(['f32', 'bf16'])
     .default('f32')
@@ -123,7 +126,8 @@ export const grpoOptions = z.strictObject({
     .describe('Leave completions that did not end out of the loss'),
   temperature: z
     .number()
-    .positive()
+    // Divided by less, logits leave the range of f32.
+    .min(1e-3)
     .default(1)
     .describe('Sampling temperature of rollouts; the learner uses the same'),
   top_p: z

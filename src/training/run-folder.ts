@@ -3,16 +3,20 @@
  * so that a process killed at any moment leaves either the former or the next state; `metrics.jsonl` is cut back to
  * the state when a run is resumed. Needs Node.
  */
-import { mkdir, open, readFile } from 'node:fs/promises';
+import { open, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { z } from 'zod';
 import { CheckpointError } from '../checkpoint/error.ts';
 import { exists, openSafetensors, writeFileAtomic, writeSafetensors } from '../checkpoint/files.ts';
 import { fromFloat32, toFloat32 } from '../checkpoint/safetensors.ts';
+import { claimFolder } from './run-claim.ts';
 
 const STATE = 'state.safetensors';
 const METRICS = 'metrics.jsonl';
 /** Key of the progress in the state file's metadata. */
 const PROGRESS = 'tandem_progress';
+
+const savedSchema = z.object({ lines: z.number().int().nonnegative(), progress: z.unknown() });
 
 export interface SavedState {
   /** What the run itself needs to continue: JSON. */
@@ -41,7 +45,7 @@ export class RunFolder {
         `${path} already holds a run: continue it with 'tandem train --resume ${path}', or choose another --name`,
       );
     }
-    await mkdir(path, { recursive: true });
+    await claimFolder(path);
     const folder = new RunFolder(path);
     await writeFileAtomic(join(path, METRICS), '');
     return folder;
@@ -54,9 +58,10 @@ export class RunFolder {
         `${path}: has no ${STATE}; it holds no run that was interrupted after its first checkpoint`,
       );
     }
+    await claimFolder(path);
     const folder = new RunFolder(path);
     const { lines, ...state } = await folder.#read();
-    const kept = (await readFile(join(path, METRICS), 'utf8')).split('\n').slice(0, lines);
+    const kept = (await readMetricsFile(path)).split('\n').slice(0, -1).slice(0, lines);
     if (kept.length < lines) {
       throw new CheckpointError(
         `${join(path, METRICS)}: has ${kept.length} lines, but the state was saved after ${lines}; the file was changed`,
@@ -72,7 +77,7 @@ export class RunFolder {
     await using file = await openSafetensors(path);
     let saved: { lines: number; progress: unknown };
     try {
-      saved = JSON.parse(file.metadata[PROGRESS] ?? '') as typeof saved;
+      saved = savedSchema.parse(JSON.parse(file.metadata[PROGRESS] ?? ''));
     } catch {
       throw new CheckpointError(`${path}: is not the state of a run (its metadata has no ${PROGRESS})`);
     }
@@ -95,7 +100,7 @@ export class RunFolder {
 
   /** Every line of metrics.jsonl so far. */
   async readMetrics(): Promise<unknown[]> {
-    const text = await readFile(join(this.path, METRICS), 'utf8');
+    const text = await readMetricsFile(this.path);
     return text
       .split('\n')
       .filter((line) => line !== '')
@@ -119,4 +124,10 @@ export class RunFolder {
   async write(name: string, content: string): Promise<void> {
     await writeFileAtomic(join(this.path, name), content);
   }
+}
+
+async function readMetricsFile(path: string): Promise<string> {
+  const file = join(path, METRICS);
+  if (await exists(file)) return readFile(file, 'utf8');
+  throw new CheckpointError(`${file}: there is no such file, and without it the run cannot be continued`);
 }

@@ -458,6 +458,38 @@ for (const { name: deviceName, available, reason } of await listDevices()) {
       assert.equal(learner.device.allocatedBytes, after);
     });
 
+    test('a sequence beyond the last position is refused; padding may lie there', async () => {
+      await using learner = learnerOf(TIED, weightsOf(TIED, 1));
+      const positions = TIED.max_position_embeddings;
+      const shape = { sequences: 2, length: positions + 4 };
+      const step = (completion: number) => {
+        const sequences = [3, completion].map(
+          (count): Sequence => ({
+            prompt: [1, 2],
+            completion: Array.from({ length: count }, () => 3),
+          }),
+        );
+        const weight = onTargets(sequences, shape, () => 1);
+        return learner.forwardBackward(LIKELIHOOD, shape, { ...layOut(sequences, shape), weight });
+      };
+      assert.ok(Number.isFinite((await step(positions - 2)).loss));
+      await assert.rejects(step(positions - 1), {
+        name: 'SequenceLengthError',
+        message: /has 33 tokens, but the model has only 32 positions .*--max-position-embeddings/u,
+      });
+    });
+
+    test('weights that are no numbers end in an error that says so', async () => {
+      await using learner = learnerOf(TIED, weightsOf(TIED, 1));
+      await learner.forwardBackward(LIKELIHOOD, SHAPE, likelihoodBatch);
+      await learner.optimStep({ ...STEP, learning_rate: 1e30 });
+      await learner.forwardBackward(LIKELIHOOD, SHAPE, likelihoodBatch);
+      await assert.rejects(learner.optimStep(STEP), {
+        name: 'DivergedError',
+        message: /optimizer step 2 is NaN.*--learning-rate/u,
+      });
+    });
+
     test('without a reference there are no probabilities of it', async () => {
       await using learner = learnerOf(TIED, weightsOf(TIED, 1));
       await assert.rejects(

@@ -1,6 +1,8 @@
 /** Runs begun and continued by a program, with a task of its own. */
 import assert from 'node:assert/strict';
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
@@ -107,10 +109,81 @@ describe('runs of a task that a program has', () => {
     assert.ok(!(await readdir(runs)).includes('no-gpu'));
     await assert.rejects(newRun({ ...tiny, task: { ...echo, vocabulary: ['a'] } }), /^TaskError: .*echo/);
     await assert.rejects(
+      newRun({ ...tiny, run: { ...tiny.run, name: 'unheard', port: 80 } }),
+      /^RunError: run\.port: .*rollouts in a browser/,
+    );
+    await assert.rejects(
+      newRun({ ...tiny, model: 'elsewhere', run: { ...tiny.run, name: 'unheard' } }),
+      /^RunError: modelOptions\.hidden_size, .*new model.*: elsewhere/,
+    );
+    await assert.rejects(
       newRun({ ...tiny, task: { name: 'x' } as never }),
       /^TaskError: .*problem: must be a function/,
     );
   });
+});
+
+test('what a model cannot take in is said before there is a folder', async () => {
+  const wrong = (more: Partial<NewRun>, says: RegExp) =>
+    assert.rejects(newRun({ ...tiny, ...more, run: { ...tiny.run, name: 'too-long' } }), says);
+  await wrong(
+    { grpo: { max_completion_length: 1022 } },
+    /a prompt of 4 tokens and a completion of up to 1022 .*1024/,
+  );
+  const think = Array(1100).fill('a').join(' ');
+  const wordy: Task = {
+    ...echo,
+    problem: (random) => ({ ...echo.problem(random), solution: { think, answer: 'a' } }),
+  };
+  const sft = { ...tiny.sft, think_fraction: 1 };
+  await wrong(
+    { task: wordy, sft },
+    /^SequenceLengthError: task "echo": an example .* 11\d\d tokens, .* 1024 positions/,
+  );
+  await wrong(
+    { task: { ...echo, problem: (random) => ({ ...echo.problem(random), solution: undefined }) } },
+    /no solution/,
+  );
+  assert.ok(!(await readdir(runs)).includes('too-long'));
+  const modelOptions = { ...tiny.modelOptions, max_position_embeddings: 1200 };
+  await newRun({ ...tiny, task: wordy, sft, modelOptions, run: { ...tiny.run, name: 'long-enough' } });
+});
+
+test('a folder belongs to one process; what a killed one left half-written is removed', async () => {
+  const path = join(runs, 'claimed');
+  const claim = new URL('../../src/training/run-claim.ts', import.meta.url).href;
+  const code = `const { claimFolder } = await import(${JSON.stringify(claim)}); await claimFolder(process.argv[1]); console.log('claimed'); setInterval(() => {}, 1000)`;
+  const args = ['--import', import.meta.resolve('tsx'), '--input-type=module', '--eval', code, path];
+  const other = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+  const ended = once(other, 'exit');
+  const begin = () => newRun({ ...tiny, run: { ...tiny.run, name: 'claimed' } });
+  try {
+    await once(other.stdout, 'data');
+    await assert.rejects(begin(), /claimed: another process is training in this folder/);
+    await writeFile(join(path, '.state.safetensors.0123456789ab.tmp'), 'half');
+  } finally {
+    other.kill('SIGKILL');
+    await ended;
+  }
+  await begin();
+  assert.deepEqual(
+    (await readdir(path)).filter((name) => name.startsWith('.')),
+    [],
+  );
+});
+
+test('metrics that were cut off or are gone are said', async () => {
+  const run = await newRun({
+    ...tiny,
+    run: { ...tiny.run, name: 'metrics' },
+    onEvent: (event) => event.type === 'step' && run.stop(),
+  });
+  await assert.rejects(run.run(), RunInterrupted);
+  const path = join(run.folder, 'metrics.jsonl');
+  await writeFile(path, '');
+  await assert.rejects(resumeRun(run.folder, { task: echo }), /has 0 lines, but the state was saved after 1/);
+  await rm(path);
+  await assert.rejects(resumeRun(run.folder, { task: echo }), /metrics\.jsonl: there is no such file/);
 });
 
 test('a step of the cold start is the same in one batch and in micro-batches, which sort by length', async () => {

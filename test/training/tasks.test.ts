@@ -351,6 +351,8 @@ test('rewards with several parts are added up; wrong ones are errors that name t
   await refused(null, 'returned null');
   await refused(true, 'returned true');
   await refused({ right: 1, short: NaN }, 'returned NaN for "short"');
+  await refused({ right: 1e308, short: 1e308 }, 'returned parts that add up to Infinity');
+  await refused([1], 'returned an array');
   await refused(Promise.reject(new Error('no network')), 'threw: no network');
 });
 
@@ -405,6 +407,24 @@ test('without a mistake of its own, the teacher errs with the answer of another 
   assert.throws(
     () => coldStartExample(unsolved, 0, 0),
     split === 'train' ? /has no solution/ : /fell to the train set/,
+  );
+});
+
+test('a teacher whose mistakes are none is told so', () => {
+  const example = (mistake: () => unknown) =>
+    coldStartExample({ ...chain, teacher: { mistake: mistake as () => Solution } }, 0, 0, { error_rate: 1 });
+  const named = (message: RegExp) => (error: Error) =>
+    error instanceof TaskError &&
+    /^task "chain", problem ".*": /u.test(error.message) &&
+    message.test(error.message);
+  assert.throws(() => example(() => null), named(/teacher\.mistake\(\) must return .*returned null/u));
+  assert.throws(() => example(async () => ({ think: '', answer: '' })), named(/returned a promise/u));
+  assert.throws(
+    () =>
+      example(() => {
+        throw new Error('oops');
+      }),
+    named(/teacher\.mistake\(\) threw: oops/u),
   );
 });
 

@@ -78,14 +78,19 @@ function makeProblem<Data>(task: Task<Data>, random: Random): Problem<Data> {
   if (key !== undefined && typeof key !== 'string') {
     throw new TaskError(task.name, problem.prompt, `its key must be a text, but is ${JSON.stringify(key)}`);
   }
-  if (
-    solution !== undefined &&
-    (typeof solution?.think !== 'string' || typeof solution.answer !== 'string')
-  ) {
+  if (solution !== undefined && !isSolution(solution)) {
     throw new TaskError(task.name, problem.prompt, 'its solution must have texts think and answer');
   }
   return problem;
 }
+
+const isSolution = (value: unknown): value is Solution =>
+  typeof value === 'object' &&
+  value !== null &&
+  'think' in value &&
+  typeof value.think === 'string' &&
+  'answer' in value &&
+  typeof value.answer === 'string';
 
 /**
  * Different problems for testing, always the same for a seed.
@@ -131,9 +136,29 @@ export function coldStartExample<Data>(
   const thinks = random.chance(teacher.think_fraction ?? task.teacher?.think_fraction ?? 1);
   const mistaken = random.chance(teacher.error_rate ?? task.teacher?.error_rate ?? 0);
   let solution = problem.solution;
-  if (mistaken) solution = mistake ? mistake(problem, random) : othersAnswer(task, problem.solution, random);
+  if (mistaken) {
+    solution = mistake
+      ? mistakenSolution(task, problem, () => mistake(problem, random))
+      : othersAnswer(task, problem.solution, random);
+  }
   if (!thinks) solution = { think: '', answer: solution.answer };
   return { prompt: problem.prompt, completion: completionText(solution), thinks, mistaken };
+}
+
+function mistakenSolution<Data>(task: Task<Data>, problem: Problem<Data>, make: () => unknown): Solution {
+  let made: unknown;
+  try {
+    made = make();
+  } catch (error) {
+    throw new TaskError(task.name, problem.prompt, `teacher.mistake() threw: ${reason(error)}`, error);
+  }
+  if (isSolution(made)) return made;
+  const got = made instanceof Promise ? 'a promise' : JSON.stringify(made);
+  throw new TaskError(
+    task.name,
+    problem.prompt,
+    `teacher.mistake() must return texts think and answer, but returned ${got}`,
+  );
 }
 
 function othersAnswer<Data>(task: Task<Data>, solution: Solution, random: Random): Solution {
@@ -184,6 +209,16 @@ export async function scoreCompletion<Data>(
       );
     }
     total += part;
+  }
+  if (!Number.isFinite(total) || Array.isArray(value)) {
+    const what = Array.isArray(value)
+      ? `an array, ${JSON.stringify(value)}`
+      : `parts that add up to ${total}`;
+    throw new TaskError(
+      task.name,
+      problem.prompt,
+      `reward() returned ${what}, but must return a finite number, or an object of numbers with a finite sum`,
+    );
   }
   return { total, parts: parts as Record<string, number> };
 }
