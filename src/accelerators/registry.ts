@@ -1,5 +1,6 @@
 /** All accelerators, by name. A new one is one more line of the table. */
 import type { Device, DeviceFactory, DeviceProbe } from './device.ts';
+import { SettingError } from './settings.ts';
 
 // Loaded on demand: a browser has no use for, and no way to load, those that need Node.
 const factories = {
@@ -15,10 +16,13 @@ export const deviceNames = Object.keys(factories) as DeviceName[];
 
 const isDeviceName = (name: string): name is DeviceName => Object.hasOwn(factories, name);
 
-async function probe(name: DeviceName): Promise<DeviceProbe> {
+/** @param strict throws a SettingError, which is otherwise the reason of absence */
+async function probe(name: DeviceName, strict = false): Promise<DeviceProbe> {
   try {
     return await (await factories[name]()).probe();
   } catch (error) {
+    if (error instanceof SettingError && strict) throw error;
+    if (error instanceof SettingError) return { name, available: false, reason: error.message };
     const reason = `it cannot be loaded here: ${error instanceof Error ? error.message : error}`;
     return { name, available: false, reason };
   }
@@ -26,7 +30,7 @@ async function probe(name: DeviceName): Promise<DeviceProbe> {
 
 /** What each accelerator is and whether it is available here. Opens none. */
 export function listDevices(names: readonly DeviceName[] = deviceNames): Promise<DeviceProbe[]> {
-  return Promise.all(names.map(probe));
+  return Promise.all(names.map((name) => probe(name)));
 }
 
 /** Stands for the best accelerator of the machine. */
@@ -34,12 +38,12 @@ export const AUTO = 'auto';
 
 /**
  * The accelerator that a name stands for here. Throws when there is none of that name, with the names that exist, or
- * when it is not available here, with the reason and what is.
+ * when it is not available here, with the reason and what is; SettingError where an environment variable is wrong.
  */
 export async function resolveDevice(name: string): Promise<DeviceName> {
   if (name === AUTO) {
     // One after the other: those after the first that is available need not even be loaded.
-    for (const candidate of deviceNames) if ((await probe(candidate)).available) return candidate;
+    for (const candidate of deviceNames) if ((await probe(candidate, true)).available) return candidate;
     // The interpreter is always there.
     return 'interpreter';
   }

@@ -8,9 +8,19 @@ import { createProgram } from './program.ts';
 
 // Whoever read the output has what they wanted: `tandem … | head`.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code !== 'EPIPE') throw error;
-  process.exit(EXIT.success);
+  if (error.code === 'EPIPE') process.exit(EXIT.success);
+  console.error(`tandem: what was printed could not be written: ${error.message}`);
+  process.exit(EXIT.failure);
 });
+
+// With nothing left to wait for, Node ends without a word, although the command has not.
+const abandoned = () => {
+  console.error(
+    'tandem: what was waited for can never come: a promise, perhaps of a task’s reward(), was left open',
+  );
+  process.exit(EXIT.failure);
+};
+process.once('beforeExit', abandoned);
 
 try {
   const argv = normaliseFlags(process.argv.slice(2));
@@ -18,6 +28,7 @@ try {
 } catch (error) {
   process.exitCode = report(error);
 }
+process.off('beforeExit', abandoned);
 
 /** Prints one line for an error that a person can act on; a stack only for what should not happen. */
 function report(error: unknown): number {

@@ -1,5 +1,5 @@
 /** `tandem start` and `tandem train`: whole runs and their parts. */
-import { writeFile } from 'node:fs/promises';
+import { open, writeFile } from 'node:fs/promises';
 import type { Command } from 'commander';
 import { AUTO, anotherDevice, resolveDevice } from '../accelerators/registry.ts';
 import { traceFile } from '../bench/profile.ts';
@@ -79,6 +79,7 @@ export function addTrain(program: Command): void {
       throw new UsageError(
         "say what to train: 'tandem train sft', 'tandem train grpo', or 'tandem train --resume <run>'",
       );
+    await checkProfile(parsed.profile);
     await finish(await resumeRun(parsed.resume, { onEvent: listener(parsed) }), parsed);
   });
 
@@ -90,6 +91,7 @@ export function addTrain(program: Command): void {
     );
   for (const command of [sft, grpo]) {
     command
+      .allowExcessArguments(false)
       .option(
         '--task <name|file>',
         'chain, multiplication, countdown, deduction, or a TypeScript file of your own; default: what the model was trained on, without one chain',
@@ -109,13 +111,23 @@ export function addTrain(program: Command): void {
     '\nExamples:\n  $ tandem train grpo --model runs/chain --loss-type dr_grpo --name chain-2\n  $ tandem train grpo --task ./my-task.ts --rollout wasm --beta 0.01\n  $ tandem train grpo --model runs/chain --rollout browser --max-steps 50',
   );
   sft.action(async (parsed: Record<string, unknown> & Common) => {
-    await begin(parsed, ['cold_start'], givenOptions(sftOptions, parsed), {});
+    await begin(withCommon(train, parsed), ['cold_start'], givenOptions(sftOptions, parsed), {});
   });
   grpo.action(async (parsed: Record<string, unknown> & Common) => {
     const phases: PhaseName[] =
       parsed.model === undefined ? ['cold_start', 'reinforcement'] : ['reinforcement'];
-    await begin(parsed, phases, {}, givenOptions(grpoOptions, parsed));
+    await begin(withCommon(train, parsed), phases, {}, givenOptions(grpoOptions, parsed));
   });
+}
+
+/** The options of `sft` or `grpo` with those that stand before its name. */
+function withCommon(train: Command, parsed: Record<string, unknown> & Common): typeof parsed {
+  const { resume, ...common } = train.opts<Common>();
+  if (resume !== undefined)
+    throw new UsageError(
+      `a run is continued as it was begun: 'tandem train --resume ${resume}', without sft, grpo or their options`,
+    );
+  return { ...common, ...parsed };
 }
 
 async function begin(
@@ -129,6 +141,7 @@ async function begin(
   checkOptions(sftOptions, sft);
   checkOptions(grpoOptions, grpo);
   checkOptions(modelOptions, givenOptions(modelOptions, parsed));
+  await checkProfile(parsed.profile);
   const run = await newRun({
     task: parsed.task,
     model: parsed.model,
@@ -148,6 +161,16 @@ function listener({ json }: Common): (event: RunEvent) => void {
   if (json) return (event) => console.log(JSON.stringify(event));
   display = createDisplay(process.stdout);
   return (event) => display?.show(event);
+}
+
+/** Said before the run, not after its second step. */
+async function checkProfile(path: string | undefined): Promise<void> {
+  if (path === undefined) return;
+  try {
+    await (await open(path, 'a')).close();
+  } catch (error) {
+    throw new UsageError(`--profile: ${(error as Error).message}`);
+  }
 }
 
 /** Runs to the end; the first Ctrl-C saves and stops, the second kills. */
@@ -186,5 +209,9 @@ async function finish(run: TrainingRun, { json, profile }: Common): Promise<void
     process.off('SIGTERM', stop);
     display?.stop();
     if (!json) for (const line of traced) console.log(line);
+  }
+  if (profile !== undefined && traced.length === 0) {
+    console.error(`tandem: ${profile} holds no trace: the second step is traced, and the run made only one`);
+    process.exitCode = EXIT.failure;
   }
 }

@@ -3,7 +3,7 @@ import type { Server } from 'node:http';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
-import { checkPage, pageFile, requestPath, sendFile } from '../fleet/page-files.ts';
+import { checkPage, listen, pageFile, requestPath, sendFile } from '../fleet/page-files.ts';
 
 /** Files of a model that the page asks for; nothing else in the folder is served. */
 const MODEL_FILES: ReadonlySet<string> = new Set([
@@ -27,9 +27,6 @@ export async function serveModel(folder: string, port: number): Promise<{ server
   const server = createServer((request, response) => {
     sendFile(fileOf(requestPath(request), folder), response).catch(() => response.destroy());
   });
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', reject);
-    server.listen(port, '127.0.0.1', resolve);
-  });
+  await listen(server, '127.0.0.1', port);
   return { server, url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/` };
 }

@@ -1,7 +1,7 @@
 /** Serves the files of the built page (`web/`) over HTTP. Needs Node. */
 import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
-import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import { extname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -54,4 +54,25 @@ export async function sendFile(file: string | null, response: ServerResponse): P
   createReadStream(file)
     .on('error', () => response.destroy())
     .pipe(response);
+}
+
+const LISTEN_REASONS: Readonly<Record<string, string>> = {
+  EADDRINUSE: 'the port is in use; choose another one with --port (0: any free one)',
+  EACCES: 'this port needs more rights; choose one from 1024 on with --port',
+  EADDRNOTAVAIL: 'this machine has no such address (--host)',
+  ENOTFOUND: 'there is no such address (--host)',
+};
+
+/** Waits until `server` listens at an address of this machine. Throws an Error that says why it cannot. */
+export async function listen(server: Server, host: string, port: number): Promise<void> {
+  try {
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject);
+      server.listen(port, host, resolve);
+    });
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    const reason = (code && LISTEN_REASONS[code]) ?? message;
+    throw new Error(`cannot listen at ${host}, port ${port}: ${reason}`, { cause: error });
+  }
 }

@@ -11,7 +11,7 @@ import { networkInterfaces } from 'node:os';
 import type { Duplex } from 'node:stream';
 import type { WebSocket } from 'ws';
 import { WebSocketServer } from 'ws';
-import { checkPage, pageFile, requestPath, sendFile } from './page-files.ts';
+import { checkPage, listen, pageFile, requestPath, sendFile } from './page-files.ts';
 import type { Comeback } from './protocol.ts';
 import { CLOSE, MAX_MESSAGE_BYTES, PROOF_HEADER, partsOf, SOCKET_PATH, SUBPROTOCOL } from './protocol.ts';
 import type { TabLink, TabPool } from './tab-pool.ts';
@@ -82,10 +82,7 @@ export async function openTabServer(pool: TabPool, options: TabServerOptions): P
     if (problem !== null) return refuse(socket, problem);
     sockets.handleUpgrade(request, socket, head, (opened) => serve(pool, opened));
   });
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', reject);
-    server.listen(options.port, options.host, resolve);
-  });
+  await listen(server, options.host, options.port);
   // A tab whose machine fell asleep or lost its network never closes its connection.
   const pings = setInterval(() => {
     for (const socket of sockets.clients) ping(socket);

@@ -1,5 +1,6 @@
 /** What the command says and how it ends when it is used rightly and wrongly. */
 import assert from 'node:assert/strict';
+import { existsSync } from 'node:fs';
 import { cp, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -28,6 +29,12 @@ const WRONG: readonly Wrong[] = [
   { args: ['train', 'grpo', '--name', '../x'], code: 2, says: /--name: /u },
   { args: ['train', 'grpo', '--task', 'nowhere.ts'], code: 1, says: /there is no file .*nowhere\.ts/u },
   { args: ['train', 'grpo', '--model', 'nowhere'], code: 1, says: /nowhere is no model's folder/u },
+  { args: ['train', 'sft', 'countdown'], code: 2, says: /too many arguments for 'sft'/u },
+  { args: ['train', '--resume', 'r', 'grpo'], code: 2, says: /continued as it was begun/u },
+  { args: ['train', 'sft', '--profile', 'nowhere/trace.json'], code: 2, says: /--profile: .*nowhere/u },
+  { args: ['train', 'grpo', '--temperature', '1e-40'], code: 2, says: /--temperature: /u },
+  { args: ['train', 'sft', '--num-hidden-layers', '1000000000'], code: 1, says: /num_hidden_layers/u },
+  { args: ['train', 'grpo', '--task', 'open.ts'], code: 1, says: /can never come.*reward/u },
   { args: ['train', '--resume', 'nowhere'], code: 1, says: /nowhere.*state\.safetensors/u },
   { args: ['start', '--task', 'nonsense'], code: 1, says: /no such task.*chain/u },
   { args: ['start', '--device', 'abacus', '--name', 'abacus'], code: 1, says: /no device 'abacus'.*cpu/u },
@@ -50,6 +57,12 @@ const WRONG: readonly Wrong[] = [
   { args: ['chat', model, '--web', '--port', 'x'], code: 2, says: /--port/u },
 ];
 
+/** A task whose reward is waited for in vain. */
+const OPEN_TASK = `
+import { TASKS } from 'tandem';
+export default { ...TASKS.get('chain'), reward: () => new Promise(() => {}) };
+`;
+
 /** Runs of the command, a few at a time. */
 async function inGroups<T, R>(items: readonly T[], run: (item: T) => Promise<R>): Promise<R[]> {
   const results: R[] = [];
@@ -61,6 +74,7 @@ async function inGroups<T, R>(items: readonly T[], run: (item: T) => Promise<R>)
 test('wrong usage ends with 2, failure with 1; one clear line each', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'tandem-usage-'));
   try {
+    await writeFile(join(folder, 'open.ts'), OPEN_TASK);
     const outcomes = await inGroups(WRONG, ({ args }) => tandem(args, { cwd: folder }));
     for (const [i, { args, code, says }] of WRONG.entries()) {
       const shown = `tandem ${args.join(' ').slice(0, 80)}`;
@@ -71,6 +85,26 @@ test('wrong usage ends with 2, failure with 1; one clear line each', async () =>
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
+});
+
+test('a wrong environment variable is an error, not a reason to take a slower accelerator', async () => {
+  for (const [name, value] of Object.entries({ TANDEM_THREADS: 'many', TANDEM_CPU_ISA: 'neon' })) {
+    if (name === 'TANDEM_CPU_ISA' && (process.platform !== 'linux' || process.arch !== 'x64')) continue;
+    const { code, err } = await tandem(['score', model, '--tokens', '1,2'], { env: { [name]: value } });
+    assert.equal(code, 1, err);
+    assert.match(err, new RegExp(`^tandem: ${name}.*'${value}'`, 'u'));
+  }
+  const { code, out } = await tandem(['devices'], { env: { TANDEM_THREADS: '2000' } });
+  assert.equal(code, 0);
+  assert.match(out, /wasm +TANDEM_THREADS is 2000: it must be a whole number from 1 to 1024/u);
+});
+
+test('output that cannot be written is a failure in one line', {
+  skip: !existsSync('/dev/full'),
+}, async () => {
+  const { code, err } = await tandem(['devices'], { stdout: '/dev/full' });
+  assert.deepEqual([code, err.split('\n').length], [1, 2], err);
+  assert.match(err, /^tandem: what was printed could not be written: ENOSPC/u);
 });
 
 test('devices: one object per accelerator', async () => {

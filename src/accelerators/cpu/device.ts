@@ -17,6 +17,7 @@ import type {
 import type { LoopFunction, LoopTarget } from '../loops/ir.ts';
 import { lower, unsupported } from '../loops/lower.ts';
 import { RunQueue } from '../queue.ts';
+import { SettingError } from '../settings.ts';
 import { generate, unsupported as ungenerable } from './codegen.ts';
 import type { Isa } from './codegen-emitter.ts';
 import type { Extensions } from './codegen-vector.ts';
@@ -75,7 +76,9 @@ function chooseIsa({ features, brand }: Processor, asked?: readonly string[]): I
   const from = asked?.length ? 'feature' : 'TANDEM_CPU_ISA';
   for (const name of wanted) {
     if (!isaNames.includes(name as Isa)) {
-      throw new Error(`${from} '${name}' is unknown to the cpu device: use one of ${isaNames.join(', ')}`);
+      throw new SettingError(
+        `${from} '${name}' is unknown to the cpu device: use one of ${isaNames.join(', ')}`,
+      );
     }
   }
   const candidates = isaNames.filter((name) => wanted.length === 0 || wanted.includes(name));
@@ -358,6 +361,7 @@ export const cpuFactory: DeviceFactory = {
       const info = { ...describe(native, isa, threads), schedules };
       return { name: 'cpu', available: true, reason: '', info };
     } catch (error) {
+      if (error instanceof SettingError) throw error;
       return {
         name: 'cpu',
         available: false,

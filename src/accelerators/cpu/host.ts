@@ -4,6 +4,7 @@ import { homedir } from 'node:os';
 import { join } from 'node:path';
 import type { ReadText } from '../control-groups.ts';
 import { controlGroups, threadsWithin } from '../control-groups.ts';
+import { checkThreads, maximumThreads, threadsSetting } from '../settings.ts';
 import type { Native } from './native.ts';
 
 /** Tandem's folder in the user's cache. */
@@ -36,24 +37,13 @@ export function processorThreads(native: Native, read: ReadText = readText): num
   return threadsWithin(affinity(native), read);
 }
 
-export const maximumThreads = 1024;
-
-function checkThreads(value: number, from: string): number {
-  if (!Number.isInteger(value) || value < 1 || value > maximumThreads) {
-    throw new RangeError(`${from} is ${value}: it must be a whole number from 1 to ${maximumThreads}`);
-  }
-  return value;
-}
-
 /**
  * How many threads to run: what was asked for, else the environment's TANDEM_THREADS, else as many as can run at
- * once. Throws RangeError on a bad request.
+ * once. Throws SettingError on a bad request.
  */
 export function usableThreads(native: Native, asked?: number): number {
   if (asked !== undefined) return checkThreads(asked, 'threads');
-  const variable = process.env.TANDEM_THREADS;
-  if (variable !== undefined && variable !== '') return checkThreads(Number(variable), 'TANDEM_THREADS');
-  return Math.min(maximumThreads, processorThreads(native));
+  return threadsSetting() ?? Math.min(maximumThreads, processorThreads(native));
 }
 
 const STATM_PAGE_BYTES = 4096;

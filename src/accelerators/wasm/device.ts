@@ -10,6 +10,7 @@ import { kernelContent } from '../content.ts';
 import type { Device, DeviceBuffer, DeviceFactory, DeviceInfo, Executable, Launch } from '../device.ts';
 import type { LoopTarget } from '../loops/ir.ts';
 import { lower, unsupported } from '../loops/lower.ts';
+import { checkThreads } from '../settings.ts';
 import { hasBasics, hasFusedMultiplyAdd } from './features.ts';
 import { type CompiledKernel, type CompiledLaunch, compileKernel } from './program.ts';
 import { WasmRuntime } from './runtime.ts';
@@ -86,9 +87,7 @@ export class WasmDevice implements Device {
     const shared = features.includes('threads');
     const fma = features.includes('fma');
     const threads = options.threads ?? (shared ? availableThreads() : 1);
-    if (!Number.isInteger(threads) || threads < 1) {
-      throw new RangeError(`threads must be a whole number, 1 or more, not ${threads}`);
-    }
+    checkThreads(threads, 'threads');
     if (threads > 1 && !shared) {
       throw new Error(
         `${threads} threads need shared memory, which is not available here: serve the page cross-origin isolated ` +

@@ -1,6 +1,7 @@
 /** Persistent worker threads, in Node (`worker_threads`) and in a browser (`Worker`). */
 import type { ReadText } from '../control-groups.ts';
 import { threadsWithin } from '../control-groups.ts';
+import { threadsSetting } from '../settings.ts';
 import { type Command, NODE_WORKER_SOURCE, type Report, WEB_WORKER_SOURCE } from './worker-source.ts';
 
 export interface Thread {
@@ -38,13 +39,7 @@ const readText: ReadText = (path) => {
 export function availableThreads(read: ReadText = readText): number {
   const os = nodeModule('node:os');
   if (!os) return Math.max(1, navigator.hardwareConcurrency ?? 1);
-  const wanted = process.env.TANDEM_THREADS;
-  if (wanted === undefined || wanted === '') return threadsWithin(os.availableParallelism(), read);
-  const threads = Number(wanted);
-  if (!Number.isInteger(threads) || threads < 1) {
-    throw new RangeError(`TANDEM_THREADS is '${wanted}'; it must be a whole number, 1 or more`);
-  }
-  return threads;
+  return threadsSetting() ?? threadsWithin(os.availableParallelism(), read);
 }
 
 /** Whether memory can be shared between threads: always in Node, on cross-origin isolated pages in a browser. */
