@@ -1,4 +1,5 @@
 /** Attention with a KV cache. A batch has a slot a sequence. */
+import { keysShape, valuesShape } from '../kernels/kvcache.ts';
 import type { Qwen3Config } from '../models/config.ts';
 import type { DType } from '../numerics/dtype.ts';
 import type { Graph, SequencePlace } from '../tensor/graph.ts';
@@ -31,9 +32,14 @@ function cacheStates(
   { batch, capacity, prefix }: CacheGeometry,
   dtype: DType,
 ) {
-  const size = [batch, config.num_key_value_heads, capacity, config.head_dim];
+  const size = {
+    slots: batch,
+    kvHeads: config.num_key_value_heads,
+    maxLength: capacity,
+    headDim: config.head_dim,
+  };
   const name = (part: 'k' | 'v') => `${prefix}cache.${layer}.${part}`;
-  return { k: g.state(name('k'), dtype, size), v: g.state(name('v'), dtype, size) };
+  return { k: g.state(name('k'), dtype, keysShape(size)), v: g.state(name('v'), dtype, valuesShape(size)) };
 }
 
 /**

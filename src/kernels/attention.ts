@@ -12,6 +12,7 @@ import type { Kernel } from '../tile/ir.ts';
 import type { Tile } from '../tile/tile.ts';
 import type { Storage } from './common.ts';
 import { loadF32, memoized, storeAs } from './common.ts';
+import { keysOfBlock, keysShape } from './kvcache.ts';
 
 export interface AttentionOptions {
   readonly sequences: number;
@@ -23,7 +24,7 @@ export interface AttentionOptions {
   /** Slots and positions a slot of the keys and values. */
   readonly slots: number;
   readonly maxLength: number;
-  /** 'cache': keys are [slots, kvHeads, maxLength, headDim]; 'tokens': [slots * maxLength, kvHeads * headDim]. */
+  /** 'cache': keys and values lie as `cacheWrite` leaves them; 'tokens': [slots * maxLength, kvHeads * headDim] both. */
   readonly layout: 'cache' | 'tokens';
   /** Type of q, o and their gradients. */
   readonly type?: Storage;
@@ -37,8 +38,8 @@ export interface AttentionOptions {
   readonly blockQueries?: number;
 }
 
-/** Keys a step. Fixed: it takes part in the order of the sums (blocks that hold all keys of a shorter cache give the same bits). */
-const BLOCK_KEYS = 64;
+/** What has gradients: keys and values of tokens. */
+export type TokenAttentionOptions = AttentionOptions & { readonly layout: 'tokens' };
 
 interface Setting {
   readonly k: KernelBuilder;
@@ -60,7 +61,7 @@ function checked(options: AttentionOptions): Omit<Setting, 'k'> {
   return {
     group,
     queries,
-    keys: Math.min(BLOCK_KEYS, maxLength),
+    keys: keysOfBlock(maxLength),
     rows: queries * group,
     scale,
     width: group * headDim,
@@ -70,14 +71,33 @@ function checked(options: AttentionOptions): Omit<Setting, 'k'> {
 const suffix = (o: AttentionOptions) =>
   `${o.sequences}x${o.queryLength}_h${o.heads}_${o.kvHeads}x${o.headDim}_kv${o.slots}x${o.maxLength}_${o.layout}_${o.type ?? 'f32'}_${o.kvType ?? 'f32'}`;
 
-/** The view [slots, kvHeads, maxLength, headDim] of keys or values in either layout. */
-function cacheView(k: KernelBuilder, o: AttentionOptions, name: string, use: 'input' | 'output'): ViewHandle {
+/** The view [slots, kvHeads, maxLength, headDim] of tokens' keys or values, or of a cache's values. */
+function tokenView(k: KernelBuilder, o: AttentionOptions, name: string, use: 'input' | 'output'): ViewHandle {
   const { slots, kvHeads, maxLength, headDim, kvType = 'f32' } = o;
   const strides =
-    o.layout === 'cache'
-      ? [kvHeads * maxLength * headDim, maxLength * headDim, headDim, 1]
-      : [maxLength * kvHeads * headDim, headDim, kvHeads * headDim, 1];
+    o.layout === 'cache' ? undefined : [maxLength * kvHeads * headDim, headDim, kvHeads * headDim, 1];
   return k[use](name, kvType, [slots, kvHeads, maxLength, headDim], { strides });
+}
+
+/**
+ * Declares the keys; what is returned gives raw scores q · kᵀ, [rows, keys], of a block of them. Those of keys from `end`
+ * on mean nothing.
+ */
+function scoresOf(k: KernelBuilder, o: AttentionOptions, size: number) {
+  const { headDim } = o;
+  if (o.layout === 'cache') {
+    const keys = k.input('keys', o.kvType ?? 'f32', keysShape(o));
+    return (q: Tile, slot: Tile, head: Tile, key: Tile, _end: Tile): Tile => {
+      const block = k.load(keys, [slot, head, key.div(size), 0, 0], [1, 1, 1, headDim, size]);
+      return dot(k, q, block.reshape([headDim, size]), null, {});
+    };
+  }
+  const keys = tokenView(k, o, 'keys', 'input');
+  return (q: Tile, slot: Tile, head: Tile, key: Tile, end: Tile): Tile => {
+    const limits = [null, null, end, null];
+    const block = k.load(keys, [slot, head, key, 0], [1, 1, size, headDim], { limits });
+    return dot(k, q, block.reshape([size, headDim]), null, { transB: true });
+  };
 }
 
 /** q and its likes, [sequences * queryLength, heads * headDim], with the heads of a group side by side. */
@@ -130,7 +150,8 @@ function causal(s: Setting, firstPosition: Tile, firstKey: Tile): Tile {
  * o = softmax(q · kᵀ * scale, causal) · v. Views: q, keys, values, slots, start, lengths, o[, lse].
  *
  * Sequence s has lengths[s] query rows (the rest of its queryLength rows give zeros) at the positions from start[s] on,
- * and keys at slots[s]; those of its own queries are written before. `slots`, `start`, `lengths`: i32 [sequences].
+ * and keys at slots[s], which must be one; those of its own queries are written before. `slots`, `start`, `lengths`: i32
+ * [sequences].
  * `lse` (training): log of the sum of exp(scores), f32 [sequences, kvHeads, queryLength * group].
  */
 export const attention: (options: AttentionOptions) => Kernel = memoized(
@@ -138,8 +159,8 @@ export const attention: (options: AttentionOptions) => Kernel = memoized(
     buildKernel(`attention_${suffix(o)}${o.training ? '_lse' : ''}`, (k) => {
       const s: Setting = { k, ...checked(o) };
       const q = queryView(k, o, 'q', 'input');
-      const keys = cacheView(k, o, 'keys', 'input');
-      const values = cacheView(k, o, 'values', 'input');
+      const scores = scoresOf(k, o, s.keys);
+      const values = tokenView(k, o, 'values', 'input');
       const views = sequenceViews(k, o);
       const out = queryView(k, o, 'o', 'output');
       const lse = o.training ? rowView(k, o, 'lse', 'output') : null;
@@ -147,7 +168,11 @@ export const attention: (options: AttentionOptions) => Kernel = memoized(
       const query = k.programId(0).mul(s.queries);
       const head = k.programId(1);
       const sequence = k.programId(2);
-      const slot = k.loadScalar(views.slots, [sequence]);
+      // So that blocks are known to lie in the cache.
+      const slot = k
+        .loadScalar(views.slots, [sequence])
+        .max(0)
+        .min(o.slots - 1);
       const start = k.loadScalar(views.start, [sequence]);
       const length = k.loadScalar(views.lengths, [sequence]);
 
@@ -157,31 +182,36 @@ export const attention: (options: AttentionOptions) => Kernel = memoized(
         })
         .reshape([s.rows, o.headDim]);
       const end = query.add(s.queries).min(length).add(start);
-      const hi = query.lt(length).select(end, 0);
-      const init = [
-        k.constant(Number.NEGATIVE_INFINITY, 'f32', [s.rows, 1]),
-        k.zeros([s.rows, 1]),
-        k.zeros([s.rows, o.headDim]),
-      ] as const;
-      const [highest, total, weighted] = k.loop(
-        { hi, step: s.keys, kind: 'pipelined' },
-        init,
-        (key, [max, sum, acc]) => {
-          const limits = [null, null, end, null];
-          const kTile = k
-            .load(keys, [slot, head, key, 0], [1, 1, s.keys, o.headDim], { limits })
-            .reshape([s.keys, o.headDim]);
+      const hi = query.lt(length).select(end, 0).max(0).min(o.maxLength);
+      type State = readonly [Tile, Tile, Tile];
+      /** `whole`: all keys of the block are there. */
+      const step =
+        (whole: boolean) =>
+        (key: Tile, [max, sum, acc]: State): State => {
+          const limits = [null, null, whole ? null : end, null];
           const vTile = loadF32(k, values, [slot, head, key, 0], [1, 1, s.keys, o.headDim], {
             limits,
           }).reshape([s.keys, o.headDim]);
-          const raw = dot(k, qTile, kTile, null, { transB: true }).mul(s.scale);
-          const scores = causal(s, query.add(start), key).select(raw, Number.NEGATIVE_INFINITY);
-          const newMax = max.max(scores.maximum());
+          const raw = scores(qTile, slot, head, key, end).mul(s.scale);
+          const seen = causal(s, query.add(start), key).select(raw, Number.NEGATIVE_INFINITY);
+          const newMax = max.max(seen.maximum());
           const decay = max.sub(newMax).exp();
-          const p = scores.sub(newMax).exp();
-          return [newMax, sum.mul(decay).add(p.sum()), k.dot(p, vTile, acc.mul(decay))] as const;
-        },
-      );
+          const p = seen.sub(newMax).exp();
+          return [newMax, sum.mul(decay).add(p.sum()), k.dot(p, vTile, acc.mul(decay))];
+        };
+      const init: State = [
+        k.constant(Number.NEGATIVE_INFINITY, 'f32', [s.rows, 1]),
+        k.zeros([s.rows, 1]),
+        k.zeros([s.rows, o.headDim]),
+      ];
+      // In decode a copy of the values would take longer than multiplying them: whole blocks are read in place.
+      const apart = o.layout === 'cache' && s.queries === 1;
+      const full = hi.div(s.keys).mul(s.keys);
+      const loop = (lo: Tile | number, to: Tile, state: State, whole: boolean) =>
+        k.loop({ lo, hi: to, step: s.keys, kind: 'pipelined' }, state, step(whole));
+      const [highest, total, weighted] = apart
+        ? loop(full, hi, loop(0, full, init, true), false)
+        : loop(0, hi, init, false);
 
       const alive = k.iota([s.rows, 1], 0).div(s.group).add(query).lt(length);
       const result = alive.select(weighted.div(total), 0);
@@ -197,8 +227,8 @@ export const attention: (options: AttentionOptions) => Kernel = memoized(
 );
 
 /** delta[row] = sum over headDim of do * o. Views: do, o, delta. delta: as lse. */
-export const attentionDelta: (options: AttentionOptions) => Kernel = memoized(
-  (o: AttentionOptions): Kernel =>
+export const attentionDelta: (options: TokenAttentionOptions) => Kernel = memoized(
+  (o: TokenAttentionOptions): Kernel =>
     buildKernel(`attention_delta_${suffix(o)}`, (k) => {
       const s: Setting = { k, ...checked(o) };
       const gradient = queryView(k, o, 'do', 'input');
@@ -237,13 +267,13 @@ function backwardBlock(
 /**
  * dq. Views: q, keys, values, do, lse, delta, slots, start, lengths, dq. Rows beyond lengths get zeros.
  */
-export const attentionBackwardQuery: (options: AttentionOptions) => Kernel = memoized(
-  (o: AttentionOptions): Kernel =>
+export const attentionBackwardQuery: (options: TokenAttentionOptions) => Kernel = memoized(
+  (o: TokenAttentionOptions): Kernel =>
     buildKernel(`attention_dq_${suffix(o)}`, (k) => {
       const s: Setting = { k, ...checked(o) };
       const q = queryView(k, o, 'q', 'input');
-      const keys = cacheView(k, o, 'keys', 'input');
-      const values = cacheView(k, o, 'values', 'input');
+      const keys = tokenView(k, o, 'keys', 'input');
+      const values = tokenView(k, o, 'values', 'input');
       const gradient = queryView(k, o, 'do', 'input');
       const lse = rowView(k, o, 'lse', 'input');
       const delta = rowView(k, o, 'delta', 'input');
@@ -301,19 +331,19 @@ export const attentionBackwardQuery: (options: AttentionOptions) => Kernel = mem
  * the slots named by `slots` (all different) is written, with zeros where no query saw it. The sum runs over queries
  * in ascending order, within one over its heads: no atomics.
  */
-export const attentionBackwardKeyValue: (options: AttentionOptions) => Kernel = memoized(
-  (o: AttentionOptions): Kernel =>
+export const attentionBackwardKeyValue: (options: TokenAttentionOptions) => Kernel = memoized(
+  (o: TokenAttentionOptions): Kernel =>
     buildKernel(`attention_dkv_${suffix(o)}`, (k) => {
       const s: Setting = { k, ...checked(o) };
       const q = queryView(k, o, 'q', 'input');
-      const keys = cacheView(k, o, 'keys', 'input');
-      const values = cacheView(k, o, 'values', 'input');
+      const keys = tokenView(k, o, 'keys', 'input');
+      const values = tokenView(k, o, 'values', 'input');
       const gradient = queryView(k, o, 'do', 'input');
       const lse = rowView(k, o, 'lse', 'input');
       const delta = rowView(k, o, 'delta', 'input');
       const views = sequenceViews(k, o);
-      const dkeys = cacheView(k, o, 'dkeys', 'output');
-      const dvalues = cacheView(k, o, 'dvalues', 'output');
+      const dkeys = tokenView(k, o, 'dkeys', 'output');
+      const dvalues = tokenView(k, o, 'dvalues', 'output');
       k.grid(ceilDiv(o.maxLength, s.keys), o.kvHeads, o.sequences);
       const key = k.programId(0).mul(s.keys);
       const [head, sequence] = [k.programId(1), k.programId(2)];

@@ -9,7 +9,7 @@ import type { Kernel } from '../tile/ir.ts';
 import type { Tile } from '../tile/tile.ts';
 import type { Storage } from './common.ts';
 import { loadF32, memoized, storeAs } from './common.ts';
-import { cacheRows } from './kvcache.ts';
+import { cacheWriter } from './kvcache.ts';
 import { inverseRms } from './norm.ts';
 import { rotate } from './rope.ts';
 
@@ -104,14 +104,14 @@ export const normedRope: (options: NormedRopeOptions) => Kernel = memoized(
 /**
  * Queries normalised and rotated; keys too, into the cache, and values as they are. Views: q [tokens, heads, headDim],
  * queryWeight, k [tokens, kvHeads, headDim], keyWeight, positions, cos, sin, v like k, slot i32 [tokens], y like q,
- * keys, values [slots, kvHeads, maxLength, headDim].
+ * keys, values as in `cacheWrite`.
  */
 export const queryKeyValue: (options: QueryKeyValueOptions) => Kernel = memoized(
   (o: QueryKeyValueOptions): Kernel =>
     buildKernel(
       `query_key_value_${describe(o)}_${o.kvHeads}_${o.slots}x${o.maxLength}_${o.cacheType ?? 'f32'}`,
       (k) => {
-        const { tokens, heads, kvHeads, headDim, slots, maxLength, type = 'f32', cacheType = 'f32' } = o;
+        const { tokens, heads, kvHeads, headDim, type = 'f32', cacheType = 'f32' } = o;
         const block = Math.min(tokens, TOKENS);
         const token = k.programId(0).mul(block);
         const kvHead = k.programId(1);
@@ -121,16 +121,14 @@ export const queryKeyValue: (options: QueryKeyValueOptions) => Kernel = memoized
         const v = k.input('v', type, [tokens, kvHeads, headDim]);
         const slot = k.input('slot', 'i32', [tokens]);
         const y = k.output('y', type, [tokens, heads, headDim]);
-        const shape = [slots * kvHeads * maxLength, headDim];
-        const [keys, values] = ['keys', 'values'].map((name) => k.output(name, cacheType, shape));
         k.grid(ceilDiv(tokens, block), kvHeads);
         const at = { token, block, head: kvHead };
-        const rows = cacheRows(k, { slot, position: positions }, at, { slots, heads: kvHeads, maxLength });
+        const cache = cacheWriter(k, o, cacheType, { slot, position: positions }, at);
         rotated(keyViews, kvHead, o.keyEps).forEach((tile, part) => {
-          k.scatter(keys, rows, (part * headDim) / 2, tile.cast(type).cast(cacheType));
+          cache.writeKeys((part * headDim) / 2, tile.cast(type));
         });
         const value = loadF32(k, v, [token, kvHead, 0], [block, 1, headDim]).reshape([block, headDim]);
-        k.scatter(values, rows, 0, value.cast(cacheType));
+        cache.writeValues(0, value);
         const group = heads / kvHeads;
         k.loop({ hi: group }, [] as const, (index) => {
           const head = kvHead.mul(group).add(index);

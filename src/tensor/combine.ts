@@ -140,7 +140,7 @@ function normedRotation(node: Node<'rope'>, uses: Uses, later: number) {
 
 /** Keys normalised and rotated into the cache, together with the queries of the attention that reads it. */
 function cachedHeads(node: Node<'cacheWrite'>, uses: Uses): Combination | null {
-  const [keys, , newKeys, newValues, slots, positions] = node.inputs;
+  const [, values, newKeys, newValues, slots, positions] = node.inputs;
   const readers = uses.of(node.outputs[0]).filter(({ node: reader }) => is(reader, 'attention'));
   if (readers.length !== 1) return null;
   const attention = readers[0].node;
@@ -162,7 +162,7 @@ function cachedHeads(node: Node<'cacheWrite'>, uses: Uses): Combination | null {
     query.options.type === key.options.type &&
     query.options.type === newValues.dtype;
   if (!same) return null;
-  const [slotCount, kvHeads, maxLength] = keys.shape;
+  const [slotCount, kvHeads, maxLength] = values.shape;
   return {
     kernel: queryKeyValue({
       ...query.options,
@@ -170,7 +170,7 @@ function cachedHeads(node: Node<'cacheWrite'>, uses: Uses): Combination | null {
       keyEps: key.options.eps,
       slots: slotCount,
       maxLength,
-      cacheType: storage(keys),
+      cacheType: storage(values),
     }),
     operands: [query.x, query.weight, key.x, key.weight, ...query.tables, ...[newValues, slots].map(plain)],
     outputs: [query.rope.outputs[0], ...node.outputs],

@@ -46,9 +46,9 @@ type Elsewhere = 'memory' | 'expression';
 
 const storage = (tensor: Tensor) => tensor.dtype as Storage;
 
-function attentionOptions(attributes: Attributes['attention'], q: Tensor, keys: Tensor): AttentionOptions {
+function attentionOptions(attributes: Attributes['attention'], q: Tensor, values: Tensor): AttentionOptions {
   const { sequences, heads, kvHeads, headDim, scale } = attributes;
-  const cache = keys.shape.length === 4;
+  const cache = values.shape.length === 4;
   return {
     sequences,
     queryLength: q.shape[0] / sequences,
@@ -56,11 +56,11 @@ function attentionOptions(attributes: Attributes['attention'], q: Tensor, keys: 
     kvHeads,
     headDim,
     scale,
-    slots: cache ? keys.shape[0] : sequences,
-    maxLength: cache ? keys.shape[2] : keys.shape[0] / sequences,
+    slots: cache ? values.shape[0] : sequences,
+    maxLength: cache ? values.shape[2] : values.shape[0] / sequences,
     layout: cache ? 'cache' : 'tokens',
     type: storage(q),
-    kvType: storage(keys),
+    kvType: storage(values),
   };
 }
 
@@ -156,15 +156,15 @@ export const EMIT: { readonly [P in Primitive]: Emit<P> | Elsewhere } = {
     };
     return one(rope(options), [x, positions, cos, sin, y]);
   },
-  attention: ({ inputs: [q, keys, ...rest], outputs: [out, lse], attributes }, used) => {
-    const options = attentionOptions(attributes, q, keys);
+  attention: ({ inputs: [q, keys, values, ...rest], outputs: [out, lse], attributes }, used) => {
+    const options = attentionOptions(attributes, q, values);
     return used(lse)
-      ? one(attention({ ...options, training: true }), [q, keys, ...rest, out, lse])
-      : one(attention(options), [q, keys, ...rest, out]);
+      ? one(attention({ ...options, training: true }), [q, keys, values, ...rest, out, lse])
+      : one(attention(options), [q, keys, values, ...rest, out]);
   },
   attentionGrad: ({ inputs, outputs: [dq, dkeys, dvalues], attributes }, used) => {
     const [q, keys, values, slots, start, lengths, out, lse, dout] = inputs;
-    const options = attentionOptions(attributes, q, keys);
+    const options = { ...attentionOptions(attributes, q, values), layout: 'tokens' } as const;
     const delta = new Scratch(lse.type);
     const common = [q, keys, values, dout, lse, delta, slots, start, lengths];
     const calls: KernelCall[] = [{ kernel: attentionDelta(options), operands: [dout, out, delta] }];
@@ -188,7 +188,7 @@ export const EMIT: { readonly [P in Primitive]: Emit<P> | Elsewhere } = {
   scatterRows: ({ inputs: [state, rows, value] }) =>
     one(scatterKernel(state.type, rows.shape[0]), [rows, value, state]),
   cacheWrite: ({ inputs: [keys, values, newKeys, newValues, slots, positions] }) => {
-    const [slotCount, kvHeads, maxLength, headDim] = keys.shape;
+    const [slotCount, kvHeads, maxLength, headDim] = values.shape;
     const options = {
       tokens: newKeys.shape[0],
       kvHeads,
@@ -196,7 +196,7 @@ export const EMIT: { readonly [P in Primitive]: Emit<P> | Elsewhere } = {
       slots: slotCount,
       maxLength,
       type: storage(newKeys),
-      cacheType: storage(keys),
+      cacheType: storage(values),
     };
     return one(cacheWrite(options), [newKeys, newValues, slots, positions, keys, values]);
   },

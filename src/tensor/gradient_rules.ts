@@ -190,6 +190,8 @@ export const GRADIENTS: { readonly [P in Primitive]: GradientRule<P> } = {
     return [g.apply('rope', attributes, [dy, ...node.inputs.slice(1)])[0], null, null, null];
   }),
   attention: single((g, node, dy) => {
+    if (node.inputs[2].shape.length === 4)
+      throw new GraphError('attention to a cache has no gradient: give it keys and values of tokens');
     const [out, logSumExp] = node.outputs;
     const inputs = [...node.inputs, out, logSumExp, g.cast(dy, out.dtype)];
     const parts = g.apply('attentionGrad', node.attributes, inputs).map((part) => g.cast(part, 'f32'));

@@ -263,8 +263,8 @@ export class Graph extends Recording {
   }
   /**
    * Causal attention (softmax(q kᵀ scale) v) of `sequences` sequences whose queries are stacked along the rows: q
-   * [sequences * Q, heads * headDim], out like q. Keys and values are [sequences * K, kvHeads * headDim], or caches
-   * [slots, kvHeads, maxLength, headDim]. Of sequence s, the first lengths[s] rows count (the others give zeros), at
+   * [sequences * Q, heads * headDim], out like q. Keys and values are [sequences * K, kvHeads * headDim], or caches (see
+   * `cacheWrite`), which have no gradient. Of sequence s, the first lengths[s] rows count (the others give zeros), at
    * positions from start[s] on, and its keys are in slots[s]; its own must be written before. All three are i32
    * [sequences]; left out: Q, 0, and s.
    */
@@ -284,9 +284,9 @@ export class Graph extends Recording {
     return this.apply('attention', { sequences, heads, kvHeads, headDim, scale }, inputs)[0];
   }
   /**
-   * Writes the keys and values of new tokens, [T, kvHeads * headDim], into the states `keys` and `values` [slots,
-   * kvHeads, maxLength, headDim] at slots[t], positions[t] (i32 [T]; outside, such as -1 for padding: skipped), where
-   * `attention` finds them. Returns the new versions.
+   * Writes the keys and values of new tokens, [T, kvHeads * headDim], into the states `keys` (its shape: `keysShape`) and
+   * `values` [slots, kvHeads, maxLength, headDim] at slots[t], positions[t] (i32 [T]; outside, such as -1 for padding:
+   * skipped), where `attention` finds them. Returns the new versions.
    */
   cacheWrite(
     keys: Tensor,

@@ -1,5 +1,6 @@
 /** Shapes and element types of every primitive's results, and the checks of its arguments. */
 
+import { keysShape } from '../kernels/kvcache.ts';
 import { panelShape, panelSizes, panelsOf } from '../kernels/panels.ts';
 import { quantizedShape } from '../kernels/quantized.ts';
 import type { DType } from '../numerics/dtype.ts';
@@ -40,6 +41,11 @@ function leaf(attributes: { readonly type: TensorType }): readonly TensorType[] 
     () => `a shape is one or more positive integers, not [${type.shape.join(', ')}]; a single value is [1]`,
   );
   return [type];
+}
+
+/** What the keys of a cache must be, whose values are [slots, kvHeads, maxLength, headDim]. */
+function cachedKeys({ dtype, shape: [slots, kvHeads, maxLength, headDim] }: TensorType): TensorType {
+  return { dtype, shape: keysShape({ slots, kvHeads, maxLength, headDim }) };
 }
 
 const positive = (size: number) => Number.isInteger(size) && size > 0;
@@ -226,15 +232,16 @@ export const INFER: { readonly [P in Primitive]: Infer<P> } = {
       () => `queries must be [${sequences} * n, ${heads} * ${headDim}], not ${typeText(q)}`,
     );
     expect(heads % kvHeads === 0, () => `${heads} heads cannot share ${kvHeads} key-value heads`);
-    expectDType(keys, STORED, 'keys');
+    expectDType(values, STORED, 'values');
+    const { shape } = values;
     expect(
-      keys.shape.length === 4
-        ? keys.shape[1] === kvHeads && keys.shape[3] === headDim
-        : keys.shape.length === 2 && keys.shape[1] === kvHeads * headDim && keys.shape[0] % sequences === 0,
+      shape.length === 4
+        ? shape[1] === kvHeads && shape[3] === headDim
+        : shape.length === 2 && shape[1] === kvHeads * headDim && shape[0] % sequences === 0,
       () =>
-        `keys must be [${sequences} * n, ${kvHeads} * ${headDim}] or a cache [slots, ${kvHeads}, n, ${headDim}], not ${typeText(keys)}`,
+        `values must be [${sequences} * n, ${kvHeads} * ${headDim}] or a cache [slots, ${kvHeads}, n, ${headDim}], not ${typeText(values)}`,
     );
-    expectSame(values, keys, 'values');
+    expectSame(keys, shape.length === 4 ? cachedKeys(values) : values, 'keys');
     ['slots', 'start', 'lengths'].forEach((what, index) => {
       expectSame(rest[index], { dtype: 'i32', shape: [sequences] }, what);
     });
@@ -272,14 +279,14 @@ export const INFER: { readonly [P in Primitive]: Infer<P> } = {
     return [state];
   },
   cacheWrite: (_, [keys, values, newKeys, newValues, slots, positions]) => {
-    expectRank(keys, 4, 'a cache');
-    expectDType(keys, STORED, 'a cache');
-    expectSame(values, keys, 'the cache of values');
+    expectRank(values, 4, 'a cache of values');
+    expectDType(values, STORED, 'a cache');
+    expectSame(keys, cachedKeys(values), 'the cache of keys');
     expectRank(newKeys, 2, 'new keys');
     expectDType(newKeys, STORED, 'new keys');
     expect(
-      newKeys.shape[1] === keys.shape[1] * keys.shape[3],
-      () => `new keys for a cache ${typeText(keys)} cannot be ${typeText(newKeys)}`,
+      newKeys.shape[1] === values.shape[1] * values.shape[3],
+      () => `new keys for a cache of values ${typeText(values)} cannot be ${typeText(newKeys)}`,
     );
     expectSame(newValues, newKeys, 'new values');
     expectSame(slots, { dtype: 'i32', shape: [newKeys.shape[0]] }, 'slots');

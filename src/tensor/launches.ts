@@ -134,8 +134,9 @@ export function flopsOf(step: Step): number {
   }
   if (is(anchor, 'attention') || is(anchor, 'attentionGrad')) {
     // Half of the scores are masked; forward has two products, backward seven in two kernels.
-    const [q, keys] = anchor.inputs;
-    const length = keys.shape.length === 4 ? keys.shape[2] : keys.shape[0] / anchor.attributes.sequences;
+    const [q, , values] = anchor.inputs;
+    const { shape } = values;
+    const length = shape.length === 4 ? shape[2] : shape[0] / anchor.attributes.sequences;
     return (is(anchor, 'attention') ? 2 : 7) * count(q.shape) * length;
   }
   return elementwise === 0 ? 4 * count(anchor.inputs[0].shape) : elementwise;

@@ -101,7 +101,10 @@ export interface Attributes {
   readonly assign: Record<never, never>;
   /** (state [R, C], rows i32 [T], value [T, C]): state[rows[i], :] = value[i, :]; rows outside are skipped. */
   readonly scatterRows: Record<never, never>;
-  /** (keys, values [slots, kvHeads, maxLength, headDim], newKeys, newValues [T, kvHeads * headDim], slots, positions i32 [T]). */
+  /**
+   * (keys, values [slots, kvHeads, maxLength, headDim], newKeys, newValues [T, kvHeads * headDim], slots, positions i32
+   * [T]); keys as `keysShape` says.
+   */
   readonly cacheWrite: Record<never, never>;
   /** A user's kernel: inputs fill its 'read' and 'readwrite' views in order, outputs are its 'write' views. */
   readonly custom: { readonly kernel: Kernel; readonly gradient: CustomGradient | null };

@@ -7,7 +7,7 @@ import {
 } from '../../src/kernels/attention.ts';
 import type { Case } from './buffers.ts';
 import { decode, encode, normals } from './buffers.ts';
-import { attentionReference } from './references.ts';
+import { attentionReference, blockedKeys } from './references.ts';
 import { STORAGES } from './storage.ts';
 
 export function attentionCases(): Case[] {
@@ -64,34 +64,34 @@ export function attentionCases(): Case[] {
       cases.push({
         name: `attention ${layout} ${type}`,
         kernel: attention({ ...o, training: true }),
-        inputs: { q, keys, values, ...where },
+        inputs: { q, keys: layout === 'cache' ? blockedKeys(o, keys) : keys, values, ...where },
         expected: { o: r.o, lse: r.lse },
         tolerance,
       });
+      if (layout === 'cache') continue;
+      const tokens = { ...o, layout };
       cases.push({
-        name: `attention dq ${layout} ${type}`,
-        kernel: attentionBackwardQuery(o),
+        name: `attention dq ${type}`,
+        kernel: attentionBackwardQuery(tokens),
         inputs: { q, keys, values, do: gradient, lse: r.lse, delta: r.delta, ...where },
         expected: { dq: r.dq },
         tolerance,
       });
-      if (layout === 'tokens') {
-        cases.push({
-          name: `attention delta ${type}`,
-          kernel: attentionDelta(o),
-          inputs: { do: gradient, o: rounded },
-          expected: { delta: deltaOf(rounded) },
-          tolerance,
-        });
-      }
+      cases.push({
+        name: `attention delta ${type}`,
+        kernel: attentionDelta(tokens),
+        inputs: { do: gradient, o: rounded },
+        expected: { delta: deltaOf(rounded) },
+        tolerance,
+      });
       // Slot 1 belongs to no sequence: it keeps its NaN.
       const unused = (x: Float64Array) =>
         Array.from(x, (value, i) =>
           Math.floor(i / (size / o.slots)) === 3 - slots[0] - slots[1] ? Number.NaN : value,
         );
       cases.push({
-        name: `attention dk dv ${layout} ${type}`,
-        kernel: attentionBackwardKeyValue(o),
+        name: `attention dk dv ${type}`,
+        kernel: attentionBackwardKeyValue(tokens),
         inputs: { q, keys, values, do: gradient, lse: r.lse, delta: r.delta, ...where },
         expected: { dkeys: unused(r.dkeys), dvalues: unused(r.dvalues) },
         tolerance,

@@ -1,10 +1,11 @@
 /** What happens to the heads of queries, keys and values on their way to attention: norms, rotary positions, the cache. */
+import type { CacheShape } from '../../src/kernels/kvcache.ts';
 import { cacheWrite } from '../../src/kernels/kvcache.ts';
 import { normedRope, queryKeyValue } from '../../src/kernels/qknorm.ts';
 import { rope, ropeTable } from '../../src/kernels/rope.ts';
 import type { Case } from './buffers.ts';
 import { decode, encode, normals } from './buffers.ts';
-import { keyIndex, rmsNormReference } from './references.ts';
+import { blockedKeys, keyIndex, rmsNormReference } from './references.ts';
 import { exact, type Storage, TOLERANCE } from './storage.ts';
 
 /** Rotary positions of x [tokens, heads * headDim], or backward. */
@@ -17,17 +18,10 @@ function rotate(x: readonly number[], positions: readonly number[], headDim: num
   });
 }
 
-interface Cache {
-  readonly slots: number;
-  readonly kvHeads: number;
-  readonly maxLength: number;
-  readonly headDim: number;
-}
-
-/** A cache after rows [tokens, kvHeads * headDim] were written to it; NaN where none was. */
+/** A cache [slots, kvHeads, maxLength, headDim] after rows [tokens, kvHeads * headDim] were written to it; NaN where none was. */
 function inCache(
   rows: readonly number[],
-  cache: Cache,
+  cache: CacheShape,
   slots: readonly number[],
   positions: readonly number[],
 ): number[] {
@@ -104,7 +98,7 @@ export function headCases(type: Storage): Case[] {
     },
     expected: {
       y: rotated(many, queryWeight, 2 * kvHeads),
-      keys: cached(rotated(fresh[0], keyWeight, kvHeads)),
+      keys: blockedKeys(cache, cached(rotated(fresh[0], keyWeight, kvHeads))),
       values: cached(fresh[1]),
     },
     tolerance,
@@ -114,19 +108,21 @@ export function headCases(type: Storage): Case[] {
 
 export function cacheCases(): Case[] {
   const slot = [1, 0, 1, -1];
-  const position = [2, 0, 4, 1];
-  const cache = { slots: 2, kvHeads: 2, maxLength: 4, headDim: 3 };
   const [newKeys, newValues] = [normals(31, 4 * 2 * 3), normals(32, 4 * 2 * 3)];
   return [
-    {
-      name: 'cacheWrite',
+    { name: 'cacheWrite', maxLength: 4, position: [2, 0, 4, 1] },
+    { name: 'cacheWrite, several blocks', maxLength: 70, position: [69, 63, 64, 1] },
+  ].map(({ name, maxLength, position }) => {
+    const cache = { slots: 2, kvHeads: 2, maxLength, headDim: 3 };
+    return {
+      name,
       kernel: cacheWrite({ tokens: 4, ...cache }),
       inputs: { newKeys, newValues, slot, position },
       expected: {
-        keys: inCache(newKeys, cache, slot, position),
+        keys: blockedKeys(cache, inCache(newKeys, cache, slot, position)),
         values: inCache(newValues, cache, slot, position),
       },
       tolerance: exact,
-    },
-  ];
+    };
+  });
 }

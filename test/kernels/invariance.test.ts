@@ -10,6 +10,7 @@ import { buildKernel } from '../../src/tile/builder.ts';
 import { interpret } from '../../src/tile/interpret.ts';
 import type { Kernel } from '../../src/tile/ir.ts';
 import { buffersOf, decode, normals } from './buffers.ts';
+import { blockedKeys } from './references.ts';
 
 /** Runs a kernel and returns one of its views. */
 function run(
@@ -43,11 +44,23 @@ test('attention: decode, chunked prefill and training give the same bits', () =>
   const q = normals(3, length * width);
   const perHead = length * common.headDim;
   const [keys, values] = [normals(4, 2 * perHead), normals(5, 2 * perHead)];
+  const cached = (maxLength: number, x: number[]) => blockedKeys({ ...common, maxLength }, x);
   const whole = run(
     attention({ ...common, sequences: 1, queryLength: length, maxLength: length, training: true }),
-    { q, keys, values, slots: [0], start: [0], lengths: [length] },
+    { q, keys: cached(length, keys), values, slots: [0], start: [0], lengths: [length] },
     'o',
   );
+  const byToken = (x: number[]) =>
+    Array.from({ length: x.length }, (_, i) => {
+      const [position, head, d] = [Math.floor(i / 8), Math.floor(i / 4) % 2, i % 4];
+      return x[head * perHead + position * 4 + d];
+    });
+  const training = run(
+    attention({ ...common, layout: 'tokens', sequences: 1, queryLength: length, maxLength: length }),
+    { q, keys: byToken(keys), values: byToken(values), slots: [0], start: [0], lengths: [length] },
+    'o',
+  );
+  assert.deepEqual(training, whole);
   // A longer cache, with other contents beyond the sequence.
   const longer = (x: number[]) =>
     [x.slice(0, perHead), normals(6, 60 * 4), x.slice(perHead), normals(7, 60 * 4)].flat();
@@ -57,7 +70,7 @@ test('attention: decode, chunked prefill and training give the same bits', () =>
       decode1,
       {
         q: q.slice(position * width, (position + 1) * width),
-        keys: longer(keys),
+        keys: cached(length + 60, longer(keys)),
         values: longer(values),
         slots: [0],
         start: [position],
@@ -70,7 +83,14 @@ test('attention: decode, chunked prefill and training give the same bits', () =>
   const chunk = attention({ ...common, sequences: 1, queryLength: 9, maxLength: length, blockQueries: 2 });
   const part = run(
     chunk,
-    { q: q.slice(58 * width, 67 * width), keys, values, slots: [0], start: [58], lengths: [9] },
+    {
+      q: q.slice(58 * width, 67 * width),
+      keys: cached(length, keys),
+      values,
+      slots: [0],
+      start: [58],
+      lengths: [9],
+    },
     'o',
   );
   assert.deepEqual(part, whole.slice(58 * width, 67 * width));

@@ -5,6 +5,7 @@ import { quantizedTypes } from '../../src/kernels/quantized.ts';
 import type { Tensor } from '../../src/tensor/index.ts';
 import { Graph } from '../../src/tensor/index.ts';
 import type { UnaryFn } from '../../src/tile/ir.ts';
+import { cacheStates } from './cache.ts';
 import { QuantizedGraph } from './quantized.ts';
 
 export interface Case {
@@ -223,8 +224,7 @@ export const CASES: readonly Case[] = [
   {
     name: 'attention to a cache',
     build: (g) => {
-      const keys = g.state('keys', 'f32', [3, 1, 5, 2]);
-      const values = g.state('values', 'f32', [3, 1, 5, 2]);
+      const { keys, values } = cacheStates(g, 'f32', { slots: 3, kvHeads: 1, maxLength: 5, headDim: 2 });
       const [slots, positions] = [g.input('slots', 'i32', [4]), g.input('positions', 'i32', [4])];
       const next = g.cacheWrite(keys, values, p(g, 'k', 4, 2), p(g, 'v', 4, 2), slots, positions);
       const place = { slots: g.input('slot', 'i32', [2]), start: g.input('start', 'i32', [2]) };
@@ -246,7 +246,7 @@ export const CASES: readonly Case[] = [
   {
     name: 'attention to a cache, queries and keys normalised and rotated',
     build: (g) => {
-      const [keys, values] = ['keys', 'values'].map((part) => g.state(part, 'f32', [2, 2, 5, 4]));
+      const { keys, values } = cacheStates(g, 'f32', { slots: 2, kvHeads: 2, maxLength: 5, headDim: 4 });
       const [slots, positions] = ['slots', 'positions'].map((name) => g.input(name, 'i32', [4]));
       const rotated = (name: string, width: number) =>
         g.rope(g.rmsNorm(p(g, name, 4, width), p(g, `${name}w`, 4), 1e-3), positions, {

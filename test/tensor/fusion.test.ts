@@ -7,6 +7,7 @@ import type { HostArray, Tensor } from '../../src/tensor/index.ts';
 import { adamwHyper, compile, Graph, gradients, ParameterStore, printGraph } from '../../src/tensor/index.ts';
 import { placeBlocks } from '../../src/tensor/memory.ts';
 import type { TensorType } from '../../src/tensor/types.ts';
+import { cacheStates } from './cache.ts';
 import { QuantizedGraph } from './quantized.ts';
 import { random } from './random.ts';
 import { evaluateGraph, type Values } from './reference.ts';
@@ -135,7 +136,7 @@ describe('fusion', () => {
           at,
           { headDim: 6, theta: 50, maxPositions: 20 },
         );
-      const [keys, values] = ['keys', 'values'].map((part) => g.state(part, dtype, [2, 2, 20, 6]));
+      const { keys, values } = cacheStates(g, dtype, { slots: 2, kvHeads: 2, maxLength: 20, headDim: 6 });
       const slots = g.input('slots', 'i32', [12]);
       const q = rotated('q', 24);
       const next = g.cacheWrite(keys, values, rotated('k', 12), type(parameter('v', 12, 12)), slots, at);

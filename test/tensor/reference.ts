@@ -6,6 +6,7 @@ import type { Tensor } from '../../src/tensor/tensor.ts';
 import type { MapFn } from '../../src/tile/ir.ts';
 import { elementCount } from '../../src/tile/ir.ts';
 import { rowsOf } from '../kernels/quantized-cases.ts';
+import { placeOfKey } from './cache.ts';
 
 export type Values = readonly number[];
 /** Values of inputs, parameters and states by name; states are replaced as the graph writes them. */
@@ -100,14 +101,14 @@ function attend(
   visit: (queryAt: number, keysAt: readonly number[], statistic: number) => void,
 ): void {
   const { sequences, heads, kvHeads, headDim } = node.attributes;
-  const [q, keys] = node.inputs.map((input) => input.shape);
+  const [q, , values] = node.inputs.map((input) => input.shape);
   const queries = q[0] / sequences;
   const group = heads / kvHeads;
   const [slots, start, lengths] = inputs.slice(3);
   const keyAt = (slot: number, head: number, position: number) =>
-    keys.length === 4
-      ? ((slot * kvHeads + head) * keys[2] + position) * headDim
-      : ((slot * (keys[0] / sequences) + position) * kvHeads + head) * headDim;
+    values.length === 4
+      ? ((slot * kvHeads + head) * values[2] + position) * headDim
+      : ((slot * (values[0] / sequences) + position) * kvHeads + head) * headDim;
   for (const s of range(sequences))
     for (const i of range(lengths[s]))
       for (const h of range(heads)) {
@@ -264,7 +265,9 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   },
   attention: (node, inputs) => {
     const { headDim, scale } = node.attributes;
-    const [q, k, v] = inputs;
+    const [q, keys, v] = inputs;
+    const { shape } = node.inputs[2];
+    const k = shape.length === 4 ? v.map((_, i) => keys[placeOfKey(shape, i)]) : keys;
     const out = zeros(q.length);
     const lse = zeros(elementCount(node.outputs[1].shape));
     attend(node, inputs, (at, keysAt, statistic) => {
@@ -332,22 +335,20 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
     update(state, next, feeds);
     return [next];
   },
-  cacheWrite: ({ inputs: [{ shape }] }, [keys, values, newKeys, newValues, slots, positions]) => {
+  cacheWrite: ({ inputs: [, { shape }] }, [keys, values, newKeys, newValues, slots, positions]) => {
     const [slotCount, heads, length, headDim] = shape;
-    return [
-      [keys, newKeys],
-      [values, newValues],
-    ].map(([old, fresh]) => {
+    const write = (old: Values, fresh: Values, place: (i: number) => number) => {
       const next = [...old];
       slots.forEach((slot, t) => {
         if (slot < 0 || slot >= slotCount || positions[t] < 0 || positions[t] >= length) return;
         for (const h of range(heads))
           for (const d of range(headDim))
-            next[((slot * heads + h) * length + positions[t]) * headDim + d] =
+            next[place(((slot * heads + h) * length + positions[t]) * headDim + d)] =
               fresh[(t * heads + h) * headDim + d];
       });
       return next;
-    });
+    };
+    return [write(keys, newKeys, (i) => placeOfKey(shape, i)), write(values, newValues, (i) => i)];
   },
   custom: ({ attributes: { kernel } }) => {
     throw new Error(`the reference does not know kernel '${kernel.name}'`);

@@ -4,7 +4,10 @@ import type { MapFn } from '../../tile/ir.ts';
 /** The value is at least `[0]` and at most `[1]`. */
 export type Bounds = readonly [number, number];
 
-type Rule = (a: Bounds, b: Bounds) => Bounds;
+type Rule = (...args: readonly Bounds[]) => Bounds;
+
+/** Of a value of which nothing is known. */
+const ANY: Bounds = [-(2 ** 31), 2 ** 31 - 1];
 
 const products: Rule = (a, b) => {
   const all = a.flatMap((x) => b.map((y) => x * y));
@@ -21,15 +24,15 @@ const RULES: { readonly [F in MapFn]?: Rule } = {
     low === high && low > 0
       ? [Math.trunc(a[0] / low), Math.trunc(a[1] / low)]
       : [Number.NEGATIVE_INFINITY, Number.POSITIVE_INFINITY],
+  select: (_, a, b) => [Math.min(a[0], b[0]), Math.max(a[1], b[1])],
 };
 
 /** Bounds of `fn` of values with the given bounds, or undefined where nothing is known or the result could wrap. */
 export function mapBounds(fn: MapFn, args: readonly (Bounds | undefined)[]): Bounds | undefined {
   const rule = RULES[fn];
-  const [a, b] = args;
-  if (rule === undefined || a === undefined || b === undefined) return undefined;
-  const [low, high] = rule(a, b);
-  return low >= -(2 ** 31) && high < 2 ** 31 ? [low, high] : undefined;
+  if (rule === undefined) return undefined;
+  const [low, high] = rule(...args.map((bounds) => bounds ?? ANY));
+  return low >= ANY[0] && high <= ANY[1] ? [low, high] : undefined;
 }
 
 /** Bounds of the index of a loop that counts from lo to below hi. */

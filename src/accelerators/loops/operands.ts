@@ -229,6 +229,12 @@ export function operandB(
       context.elementwise([depth, n], [tile], tile, ([lanes]) => unpack(context, unpacking, lanes));
       return rowsOf(tile, 0, true);
     }
+    // For few rows, one copy is enough.
+    if (!op.transB && !worthPacking(m, code.target.dotTile.rows)) {
+      const tile = context.newTile([depth, n]);
+      loadInto(context, value, tile);
+      return rowsOf(tile, 0, true);
+    }
     const tile = panels();
     // Along a row of the transpose, pairs lie as they should.
     const pairsLie = paired && op.transB && depth % 2 === 0;
