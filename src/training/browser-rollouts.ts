@@ -59,7 +59,8 @@ async function listen(
   try {
     return await openTabServer(pool, { host, port: former.port, comeback: former.comeback });
   } catch (error) {
-    if (port !== 0 || (error as NodeJS.ErrnoException).code !== 'EADDRINUSE') throw error;
+    const { cause } = error as { cause?: NodeJS.ErrnoException };
+    if (port !== 0 || cause?.code !== 'EADDRINUSE') throw error;
     notice(`Port ${former.port} is taken meanwhile: tabs that are open have to open the new link`);
     // Whoever listens there could show open tabs this run's proof, and would get their tickets: none counts.
     return openTabServer(pool, { host, port });
