@@ -1,10 +1,28 @@
 /** Accuracy on held-out problems, as the model likes, with thinking forced, and with thinking suppressed. */
 import type { Tokenizer } from '../checkpoint/tokenizer.ts';
 import type { Sampler } from '../fleet/rollout.ts';
-import type { Accuracy, EvaluationMode, SampleTrace } from './events.ts';
+import type { Accuracy, Evaluation, EvaluationMode, SampleTrace } from './events.ts';
 import { parseCompletion } from './tasks/completion.ts';
 import { encodePrompt, scoreCompletion } from './tasks/problems.ts';
 import type { Problem, Task } from './tasks/task.ts';
+
+export const EVALUATION_MODES: readonly EvaluationMode[] = ['free', 'thinking', 'no_thinking'];
+
+/** What people read above an answer of each evaluation. */
+export const TRACE_TITLE: {
+  readonly [S in Evaluation['stage']]: { readonly [M in EvaluationMode]: string };
+} = {
+  cold_start: {
+    free: 'before reinforcement',
+    thinking: 'before, thinking forced',
+    no_thinking: 'before, thinking suppressed',
+  },
+  after_rl: {
+    free: 'after reinforcement',
+    thinking: 'after, thinking forced',
+    no_thinking: 'after, thinking suppressed',
+  },
+};
 
 export interface EvaluationOptions {
   readonly task: Task;

@@ -13,7 +13,7 @@ import { BROWSER } from './browser-rollouts.ts';
 import type { PhaseName, RunEvent } from './events.ts';
 import { initialWeightSource, modelConfig } from './new-model.ts';
 import type { GrpoOptions, RunOptions } from './options.ts';
-import { grpoOptions, modelOptions, runOptions, sftOptions } from './options.ts';
+import { definedOnly, grpoOptions, modelOptions, runOptions, sftOptions } from './options.ts';
 import type { Progress } from './progress.ts';
 import { progressSchema } from './progress.ts';
 import { TrainingRun } from './run.ts';
@@ -169,10 +169,6 @@ function checkUsed({ model, modelOptions: shape = {}, run = {} }: NewRun): void 
 const BROWSER_OPTIONS: ReadonlySet<string> = new Set<keyof RunOptions>(['host', 'port', 'rollout_wait']);
 
 const none = () => ({ tokens: 0, seconds: 0 });
-
-function definedOnly<T extends object>(value: T): Partial<T> {
-  return Object.fromEntries(Object.entries(value).filter(([, entry]) => entry !== undefined)) as Partial<T>;
-}
 
 /** The task's name, with a number where runs of that name exist. */
 async function freeName(runs: string, base: string): Promise<string> {

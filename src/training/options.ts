@@ -254,3 +254,8 @@ export const runOptions = z.strictObject({
     .describe('Seconds between two checkpoints of the run state'),
 });
 export type RunOptions = z.infer<typeof runOptions>;
+
+/** The values that are there, so that they can replace others without hiding them. */
+export function definedOnly<T extends object>(value: T): Partial<T> {
+  return Object.fromEntries(Object.entries(value).filter(([, entry]) => entry !== undefined)) as Partial<T>;
+}

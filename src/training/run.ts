@@ -13,13 +13,10 @@ import type { WeightSource } from '../inference/weights.ts';
 import { roundWeights } from '../inference/weights.ts';
 import type { Qwen3Config } from '../models/config.ts';
 import { parameterCount } from '../models/qwen3.ts';
-import type { Sequence } from './batches.ts';
-import { completionTokens, likelihoodBatch, paddedLength, teacherSequences } from './batches.ts';
 import type { BrowserRollouts } from './browser-rollouts.ts';
 import { BROWSER, openBrowserRollouts } from './browser-rollouts.ts';
-import { evaluate } from './evaluate.ts';
+import { EVALUATION_MODES, evaluate, TRACE_TITLE } from './evaluate.ts';
 import type {
-  Evaluation,
   EvaluationMode,
   Metrics,
   ParityReport,
@@ -30,31 +27,16 @@ import type {
 } from './events.ts';
 import type { MeasuredParity } from './hand-over.ts';
 import { handOver, measureParity } from './hand-over.ts';
-import type { Objective } from './learner.ts';
 import { Learner } from './learner.ts';
 import { parityBound } from './options.ts';
 import { writeOutputs } from './outputs.ts';
 import type { Progress } from './progress.ts';
 import { reinforcementStep } from './reinforcement.ts';
 import type { RunFolder } from './run-folder.ts';
-import { learningRate } from './schedule.ts';
+import { supervisedStep } from './supervised.ts';
 import { testProblems } from './tasks/problems.ts';
 import type { Problem, Task } from './tasks/task.ts';
 
-const LIKELIHOOD: Objective = { kind: 'likelihood' };
-const MODES: readonly EvaluationMode[] = ['free', 'thinking', 'no_thinking'];
-const TRACE_TITLE: { readonly [S in Evaluation['stage']]: { readonly [M in EvaluationMode]: string } } = {
-  cold_start: {
-    free: 'before reinforcement',
-    thinking: 'before, thinking forced',
-    no_thinking: 'before, thinking suppressed',
-  },
-  after_rl: {
-    free: 'after reinforcement',
-    thinking: 'after, thinking forced',
-    no_thinking: 'after, thinking suppressed',
-  },
-};
 /** Completions that the finished model's parity is measured on. */
 const PARITY_COMPLETIONS = 64;
 
@@ -283,7 +265,7 @@ export class TrainingRun {
     const { evaluations, traces } = this.#progress;
     const before = evaluations.length;
     try {
-      for (const mode of MODES) await this.#evaluate(stage, mode);
+      for (const mode of EVALUATION_MODES) await this.#evaluate(stage, mode);
     } catch (error) {
       // A resumed run judges in every mode anew.
       evaluations.length = traces.length = before;
@@ -294,45 +276,11 @@ export class TrainingRun {
   async #likelihoodStep(): Promise<StepResult> {
     const { task, tokenizer } = this.#parts;
     const { sft, run, step, totals } = this.#progress;
-    const micro = sft.per_device_train_batch_size;
-    const parts = sft.gradient_accumulation_steps;
-    const started = performance.now();
-    const teacher = { think_fraction: sft.think_fraction, error_rate: sft.teacher_error };
-    const sequences = teacherSequences(
-      task,
-      tokenizer,
-      run.seed,
-      step * micro * parts,
-      micro * parts,
-      definedOnly(teacher),
-    );
-    const tokens = completionTokens(sequences);
-    const length = ({ prompt, completion }: Sequence) => prompt.length + completion.length;
-    // Short ones together, so that only the micro-batches of long ones are long.
-    sequences.sort((a, b) => length(a) - length(b));
-    let loss = 0;
-    for (let part = 0; part < parts; part++) {
-      const chosen = sequences.slice(part * micro, (part + 1) * micro);
-      const shape = { sequences: micro, length: paddedLength(length(chosen.at(-1)!)) };
-      const batch = likelihoodBatch(chosen, shape, tokens);
-      loss += (await this.#learner.forwardBackward(LIKELIHOOD, shape, batch)).loss;
-    }
-    const rate = learningRate(step, sft);
-    const { grad_norm } = await this.#learner.optimStep({ ...sft, learning_rate: rate });
-    const seen = sequences.reduce((sum, sequence) => sum + length(sequence), 0);
-    const seconds = (performance.now() - started) / 1000;
-    totals.sft.tokens += seen;
-    totals.sft.seconds += seconds;
-    return {
-      metrics: {
-        loss,
-        learning_rate: rate,
-        grad_norm,
-        num_tokens: seen,
-        'perf/throughput': seen / seconds,
-        'perf/learn_tokens_per_second': seen / seconds,
-      },
-    };
+    const learning = { task, tokenizer, options: sft, seed: run.seed, learner: this.#learner };
+    const { metrics, learned } = await supervisedStep(learning, step);
+    totals.sft.tokens += learned.tokens;
+    totals.sft.seconds += learned.seconds;
+    return { metrics };
   }
 
   async #policyStep(): Promise<StepResult> {
@@ -445,9 +393,4 @@ export class TrainingRun {
   #seconds(): number {
     return this.#secondsBefore + (performance.now() - this.#begun) / 1000;
   }
-}
-
-/** Values that are there, so that they can replace others without hiding them. */
-function definedOnly<T extends object>(value: T): Partial<T> {
-  return Object.fromEntries(Object.entries(value).filter(([, entry]) => entry !== undefined)) as Partial<T>;
 }
