@@ -15,8 +15,9 @@ import {
   RESULT_TOKEN_BYTES,
 } from './protocol.ts';
 import type { Rollout, Sampler, WeightUpdate } from './rollout.ts';
+import { WeightOutlet } from './weight-outlet.ts';
 import type { Snapshot } from './weight-transfer.ts';
-import { encodeDelta, encodeFull, takeSnapshot } from './weight-transfer.ts';
+import { takeSnapshot } from './weight-transfer.ts';
 
 /** How a pool reaches a tab. */
 export interface TabLink {
@@ -105,10 +106,7 @@ export class TabPool implements Sampler {
   #jobs: readonly Job[] = [];
   #jobNumbers = 0;
   #slowest = 0;
-  #current: Snapshot | null = null;
-  #previous: Snapshot | null = null;
-  #full: Uint8Array | null = null;
-  readonly #deltas = new Map<string, Promise<Uint8Array>>();
+  readonly #weights = new WeightOutlet();
   /** Accelerators that the last batch was sampled on. */
   #sampledOn = new Set<string>();
   #progressed = 0;
@@ -128,7 +126,7 @@ export class TabPool implements Sampler {
   }
 
   get weightVersion(): number {
-    return this.#current?.version ?? -1;
+    return this.#weights.current?.version ?? -1;
   }
 
   /** Tabs that have joined. */
@@ -139,10 +137,7 @@ export class TabPool implements Sampler {
   /** Waits until a tab has the weights. Throws NoRolloutsError where none has them in time. */
   async receive(update: WeightUpdate): Promise<string> {
     const next = takeSnapshot(this.#options.config, this.#options.dtype, update);
-    this.#previous = this.#current;
-    this.#current = next;
-    this.#full = null;
-    this.#deltas.clear();
+    this.#weights.advance(next);
     for (const tab of this.#joined()) this.#feed(tab);
     await this.#until(() => this.#joined().some(({ has }) => has === next));
     return next.checksum;
@@ -150,8 +145,9 @@ export class TabPool implements Sampler {
 
   /** Throws NoRolloutsError where no tab joins or answers in time. */
   async sample(requests: readonly GenerationRequest[], settings: SamplingSettings): Promise<Rollout[]> {
-    if (this.#current === null) throw new Error('weights must be received before anything can be sampled');
-    const { version } = this.#current;
+    const { current } = this.#weights;
+    if (current === null) throw new Error('weights must be received before anything can be sampled');
+    const { version } = current;
     const size = jobSize(requests.length, this.size, settings.maxTokens);
     const jobs: Job[] = [];
     for (let first = 0; first < requests.length; first += size)
@@ -293,32 +289,23 @@ export class TabPool implements Sampler {
 
   async #sendWeights(tab: Tab): Promise<void> {
     for (;;) {
-      const next = this.#current;
+      const next = this.#weights.current;
       if (next === null || tab.gone || tab.sent !== null || tab.has === next) return;
       const base = tab.has;
-      const near = base !== null && (base === this.#previous || base.checksum === next.checksum);
-      const delta = near ? await this.#delta(base, next) : null;
+      const file = await this.#weights.fileFor(base);
       // Meanwhile there may be newer ones, or another call may have sent these.
-      if (next !== this.#current || tab.sent !== null || tab.gone || tab.has !== base) continue;
-      this.#full ??= encodeFull(next);
-      const kind = delta !== null && delta.length < this.#full.length ? 'delta' : 'full';
-      const file = kind === 'delta' ? delta! : this.#full;
+      if (file === null || tab.sent !== null || tab.gone || tab.has !== base) continue;
+      const { kind, bytes } = file;
       tab.sent = next;
-      tab.link.send({ type: 'weights', kind, version: next.version, bytes: file.length }, file);
+      tab.link.send({ type: 'weights', kind, version: next.version, bytes: bytes.length }, bytes);
       return;
     }
-  }
-
-  #delta(base: Snapshot, next: Snapshot): Promise<Uint8Array> {
-    const encoded = this.#deltas.get(base.checksum) ?? encodeDelta(base, next);
-    this.#deltas.set(base.checksum, encoded);
-    return encoded;
   }
 
   /** Gives work to tabs that have the present weights and nothing to do. */
   #giveWork(): void {
     for (const tab of this.#joined()) {
-      if (tab.job !== null || tab.has !== this.#current) continue;
+      if (tab.job !== null || tab.has !== this.#weights.current) continue;
       const job = this.#next(tab);
       if (job === null) continue;
       tab.job = job;
