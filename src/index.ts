@@ -44,7 +44,7 @@ export { ParityError } from './fleet/parity.ts';
 export type { OpenOptions } from './inference/open.ts';
 export { openModel } from './inference/open.ts';
 export type { GenerateOptions, LanguageModelParts } from './inference/language-model.ts';
-export { LanguageModel, PromptError } from './inference/language-model.ts';
+export { LanguageModel, ProbabilityError, PromptError } from './inference/language-model.ts';
 export type { LoadedModel } from './checkpoint/model.ts';
 export { readModel, writeModel } from './checkpoint/model.ts';
 export { Tokenizer, wordTokenizer } from './checkpoint/tokenizer.ts';

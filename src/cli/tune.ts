@@ -18,6 +18,7 @@ import { heldType, storedWeights } from '../inference/load.ts';
 import type { WeightType } from '../inference/weights.ts';
 import { defaultBlocks, productName } from '../kernels/schedule.ts';
 import { parseConfig } from '../models/config.ts';
+import { UsageError } from './errors.ts';
 import { clip, count, percent, progressBar } from './text.ts';
 
 interface Options {
@@ -80,6 +81,8 @@ export function tuneLines(tuned: readonly Tuned[]): string[] {
 }
 
 async function tune(options: Options): Promise<void> {
+  if (!options.recipe && options.model.length === 0)
+    throw new UsageError('there is nothing to tune: give --model <folder>, or leave out --no-recipe');
   const say = options.json ? () => {} : (text: string) => console.log(text);
   const path = tablePath();
   const user = readUserTable(path);

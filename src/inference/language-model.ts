@@ -33,9 +33,24 @@ export interface GenerateOptions extends Partial<Omit<SamplingSettings, 'forbidF
 /** What `generate` does where it is not told otherwise. */
 export const GENERATE_DEFAULTS = { maxTokens: 256, temperature: 0, topP: 1, topK: 0, seed: 0 } as const;
 
+const SMALLEST_TEMPERATURE = 1e-3;
+
 /** Tokens or settings that this model cannot work with. */
 export class PromptError extends RangeError {
   override name = 'PromptError';
+}
+
+/** A model whose log-probabilities are NaN: what it says means nothing. */
+export class ProbabilityError extends Error {
+  override name = 'ProbabilityError';
+}
+
+function checkNumbers(logprobs: ArrayLike<number>): void {
+  for (let i = 0; i < logprobs.length; i++)
+    if (Number.isNaN(logprobs[i]))
+      throw new ProbabilityError(
+        'the model gives no probabilities (NaN): its weights hold NaN or infinite values, because training diverged or a file is damaged',
+      );
 }
 
 /** `await using model = await openModel(…)` closes it, and its device where it opened that itself. */
@@ -106,7 +121,29 @@ export class LanguageModel implements AsyncDisposable {
     return Math.min(asked, Math.max(1, this.config.max_position_embeddings - tokens.length));
   }
 
-  /** Continues tokens until the end-of-text token or `maxTokens`. Greedy unless a temperature is given. */
+  #checkSettings({ maxTokens, temperature, topP, topK, seed }: SamplingSettings): void {
+    const wrong = (name: string, value: number, needed: string) =>
+      new PromptError(`${name} is ${value}: ${needed}`);
+    if (!Number.isInteger(maxTokens) || maxTokens < 1)
+      throw wrong('maxTokens', maxTokens, 'it must be a whole number from 1 on');
+    // Divided by less, logits leave the range of f32.
+    if (temperature !== 0 && !(temperature >= SMALLEST_TEMPERATURE && temperature < Infinity))
+      throw wrong(
+        'temperature',
+        temperature,
+        `it must be 0 (always the likeliest) or from ${SMALLEST_TEMPERATURE} on`,
+      );
+    if (!(topP > 0 && topP <= 1)) throw wrong('topP', topP, 'it must be above 0, and 1 at most');
+    if (!Number.isInteger(topK) || topK < 0)
+      throw wrong('topK', topK, 'it must be a whole number, 0 for all tokens');
+    if (!Number.isInteger(seed) || seed < 0 || seed > 0xffffffff)
+      throw wrong('seed', seed, 'it must be a whole number from 0 to 2^32 - 1');
+  }
+
+  /**
+   * Continues tokens until the end-of-text token or `maxTokens`. Greedy unless a temperature is given.
+   * @throws PromptError where the model cannot work with the tokens or the options; ProbabilityError where it gives NaN
+   */
   async generate(tokens: readonly number[], options: GenerateOptions = {}): Promise<Generation> {
     const { onToken, ...given } = options;
     const settings: SamplingSettings = {
@@ -116,15 +153,17 @@ export class LanguageModel implements AsyncDisposable {
       maxTokens: this.#allowed(tokens, given.maxTokens),
     };
     this.#checkTokens(tokens, 1);
+    this.#checkSettings(settings);
     const [generation] = await this.#engine.generate(
       [{ tokens, id: 0 }],
       settings,
       onToken && ((_, token) => onToken(token)),
     );
+    checkNumbers(generation.logprobs);
     return generation;
   }
 
-  /** log p of each token given those before it; null for the first. */
+  /** log p of each token given those before it; null for the first. Throws as `generate`. */
   async score(tokens: readonly number[]): Promise<(number | null)[]> {
     this.#checkTokens(tokens, 0);
     const { config } = this;
@@ -147,7 +186,9 @@ export class LanguageModel implements AsyncDisposable {
     try {
       await program.run();
       const values = (await program.read('logprob')) as Float32Array;
-      return [null, ...values.subarray(0, count - 1)];
+      const logprobs = values.subarray(0, count - 1);
+      checkNumbers(logprobs);
+      return [null, ...logprobs];
     } finally {
       program.dispose();
     }

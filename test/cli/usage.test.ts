@@ -50,6 +50,7 @@ const WRONG: readonly Wrong[] = [
   },
   { args: ['score', model, '--tokens', '1', '--device', 'abacus'], code: 1, says: /no device 'abacus'/u },
   { args: ['score', 'nowhere', '--tokens', '1'], code: 1, says: /nowhere.*no such file/u },
+  { args: ['tune', '--no-recipe'], code: 2, says: /nothing to tune.*--model/u },
   { args: ['generate', model], code: 2, says: /--prompt or --tokens/u },
   { args: ['generate', model, '--tokens', '1', '--top-p', '3'], code: 2, says: /--top-p: /u },
   { args: ['generate', model, '--prompt', 'hi'], code: 1, says: /no tokenizer/u },

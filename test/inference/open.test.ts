@@ -8,8 +8,7 @@ import { after, before, describe, test } from 'node:test';
 import type { Device } from '../../src/accelerators/device.ts';
 import { listDevices, openDevice } from '../../src/accelerators/registry.ts';
 import { writeModel } from '../../src/checkpoint/model.ts';
-import type { LanguageModel } from '../../src/inference/language-model.ts';
-import { PromptError } from '../../src/inference/language-model.ts';
+import { LanguageModel, PromptError } from '../../src/inference/language-model.ts';
 import { beginLoading } from '../../src/inference/load.ts';
 import { openModel } from '../../src/inference/open.ts';
 import { initialWeights } from '../../src/training/new-model.ts';
@@ -39,6 +38,38 @@ describe('opening a model', () => {
     await writeModel(folder, { config, weights: initialWeights(config, 5) }, 'F32');
   });
   after(() => rm(folder, { recursive: true }));
+
+  test('settings that cannot be are refused by name', async () => {
+    await using model = await openModel(folder, { device: best });
+    for (const wrong of [
+      { maxTokens: 0 },
+      { maxTokens: NaN },
+      { temperature: -1 },
+      { temperature: NaN },
+      { temperature: 1e-40 },
+      { topP: 0 },
+      { topK: 1.5 },
+      { seed: -1 },
+    ]) {
+      const [[name, value]] = Object.entries(wrong);
+      await assert.rejects(model.generate(PROMPT, wrong), (error: Error) => {
+        assert.ok(
+          error instanceof PromptError && error.message.startsWith(`${name} is ${value}: `),
+          `${error}`,
+        );
+        return true;
+      });
+    }
+  });
+
+  test('weights that hold NaN end in an error, not in text', async () => {
+    const weights = initialWeights(config, 5);
+    weights.get('model.norm.weight')!.fill(NaN);
+    await using device = await openDevice(best);
+    await using model = new LanguageModel({ device, config, weights, tokenizer: null });
+    await assert.rejects(model.generate(PROMPT, { maxTokens: 2 }), /ProbabilityError: .*NaN/u);
+    await assert.rejects(model.score(PROMPT), /ProbabilityError: .*NaN/u);
+  });
 
   test('what was prepared meanwhile is not compiled again, and changes no result', async () => {
     const expected = await (async () => {
