@@ -4,9 +4,12 @@
  * JSON.
  */
 import { openDevice } from '../accelerators/registry.ts';
+import { keepHeapSmall } from '../training/heap.ts';
 import { withStep } from './training.ts';
 
 const STEPS = 3;
+
+keepHeapSmall();
 
 const [name, ...values] = process.argv.slice(2);
 const [config, shape, options] = values.map((value) => JSON.parse(value));

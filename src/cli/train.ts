@@ -4,6 +4,7 @@ import type { Command } from 'commander';
 import { AUTO, anotherDevice, resolveDevice } from '../accelerators/registry.ts';
 import { traceFile } from '../bench/profile.ts';
 import type { PhaseName, RunEvent } from '../training/events.ts';
+import { keepHeapSmall } from '../training/heap.ts';
 import { newRun, resumeRun } from '../training/open-run.ts';
 import { grpoOptions, modelOptions, runOptions, sftOptions } from '../training/options.ts';
 import type { TrainingRun } from '../training/run.ts';
@@ -80,6 +81,7 @@ export function addTrain(program: Command): void {
         "say what to train: 'tandem train sft', 'tandem train grpo', or 'tandem train --resume <run>'",
       );
     await checkProfile(parsed.profile);
+    keepHeapSmall();
     await finish(await resumeRun(parsed.resume, { onEvent: listener(parsed) }), parsed);
   });
 
@@ -136,6 +138,7 @@ async function begin(
   sft: Record<string, unknown>,
   grpo: Record<string, unknown>,
 ): Promise<void> {
+  keepHeapSmall();
   // Checked here against the schemas alone, so that a wrong value is a usage error before anything is opened.
   checkOptions(runOptions.partial(), givenOptions(runOptions, parsed));
   checkOptions(sftOptions, sft);

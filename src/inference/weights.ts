@@ -42,7 +42,10 @@ export function inferenceWeights(
 /** Weights by checkpoint name, f32, in the layout of `weightSpecs`. */
 export type Weights = ReadonlyMap<string, Float32Array>;
 
-/** Where weights are asked for one by one, so that not all of them need to be in the host's memory at once. */
+/**
+ * Where weights are asked for one by one, so that not all of them need to be in the host's memory at once: what `get`
+ * returned may change when it is called again.
+ */
 export type WeightSource = Pick<Weights, 'get'>;
 
 /** The type in which a weight is stored: norms are few, and stay in f32. */

@@ -19,6 +19,7 @@ import { compile } from '../tensor/program.ts';
 import type { ParameterStore } from '../tensor/store.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { elementCount } from '../tile/ir.ts';
+import { collectGarbage } from './heap.ts';
 import { likelihoodLoss, policyLoss } from './losses.ts';
 import type { LossType } from './options.ts';
 
@@ -177,6 +178,8 @@ export class Learner implements AsyncDisposable {
    */
   async forwardBackward(objective: Objective, shape: BatchShape, batch: Batch): Promise<StepOutputs> {
     this.#checkPositions(shape, batch.targets);
+    // The optimizer too: what compiling takes for a while comes before the blocks of programs are in use, not on top.
+    await this.prepare(objective, shape);
     const program = await this.#stepProgram(objective, shape);
     for (const [name, values] of Object.entries(batch)) {
       if (values !== undefined && program.inputs.has(name)) program.write(name, values as Float32Array);
@@ -316,7 +319,7 @@ export class Learner implements AsyncDisposable {
     let program = this.#programs.get(key);
     if (program === undefined) {
       const { g, outputs } = build();
-      program = compile(g, this.device, store, { outputs });
+      program = compile(g, this.device, store, { outputs }).finally(collectGarbage);
       this.#programs.set(key, program);
     }
     return program;

@@ -37,21 +37,21 @@ export function modelConfig(tokenizer: Tokenizer, options: z.input<typeof modelO
 /** Random weights: normal with each weight's own deviation, norms at one. */
 export function initialWeights(config: Qwen3Config, seed: number): Map<string, Float32Array> {
   const source = initialWeightSource(config, seed);
-  return new Map(weightSpecs(config).map(({ name }) => [name, source.get(name)!]));
+  return new Map(weightSpecs(config).map(({ name }) => [name, source.get(name)!.slice()]));
 }
 
-/** As `initialWeights`, each made when it is asked for: the host never holds the whole model. */
+/** As `initialWeights`, each made when it is asked for, in the same memory: the host never holds the whole model. */
 export function initialWeightSource(config: Qwen3Config, seed: number): WeightSource {
   const specs = weightSpecs(config);
+  const memory = new Float32Array(Math.max(...specs.map(({ shape }) => elementCount(shape))));
   return {
     get(wanted) {
       const index = specs.findIndex(({ name }) => name === wanted);
       if (index < 0) return undefined;
       const { shape, kind, std } = specs[index];
-      const values = new Float32Array(elementCount(shape));
+      const values = memory.subarray(0, elementCount(shape));
       if (kind === 'norm') return values.fill(1);
       const random = new Random(seed, 'initial-weights', index);
-      // Not by `map`, which would hold both arrays.
       for (let i = 0; i < values.length; i++) values[i] = random.normal() * std;
       return values;
     },
