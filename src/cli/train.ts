@@ -161,7 +161,12 @@ async function begin(
 let display: ReturnType<typeof createDisplay> | null = null;
 
 function listener({ json }: Common): (event: RunEvent) => void {
-  if (json) return (event) => console.log(JSON.stringify(event));
+  if (json) {
+    const { log } = console;
+    // What a task prints must not stand among the events.
+    console.log = console.info = console.debug = console.error;
+    return (event) => log(JSON.stringify(event));
+  }
   display = createDisplay(process.stdout);
   return (event) => display?.show(event);
 }

@@ -63,6 +63,7 @@ export class LanguageModel implements AsyncDisposable {
   readonly #weights: WeightStore;
   readonly #engine: Engine;
   readonly #ownsDevice: boolean;
+  #closed = false;
 
   constructor({
     device,
@@ -95,6 +96,7 @@ export class LanguageModel implements AsyncDisposable {
   }
 
   #checkTokens(tokens: readonly number[], more: number): void {
+    if (this.#closed) throw new Error('the model is closed');
     const { vocab_size: vocabulary, max_position_embeddings: positions } = this.config;
     if (tokens.length === 0) throw new PromptError('there are no tokens');
     const wrong = tokens.find((token) => !Number.isInteger(token) || token < 0 || token >= vocabulary);
@@ -145,12 +147,15 @@ export class LanguageModel implements AsyncDisposable {
    * @throws PromptError where the model cannot work with the tokens or the options; ProbabilityError where it gives NaN
    */
   async generate(tokens: readonly number[], options: GenerateOptions = {}): Promise<Generation> {
-    const { onToken, ...given } = options;
+    const { onToken } = options;
+    const { maxTokens: asked, temperature, topP, topK, seed } = GENERATE_DEFAULTS;
     const settings: SamplingSettings = {
-      ...GENERATE_DEFAULTS,
-      ...given,
+      maxTokens: this.#allowed(tokens, options.maxTokens ?? asked),
+      temperature: options.temperature ?? temperature,
+      topP: options.topP ?? topP,
+      topK: options.topK ?? topK,
+      seed: options.seed ?? seed,
       forbidFirst: [],
-      maxTokens: this.#allowed(tokens, given.maxTokens),
     };
     this.#checkTokens(tokens, 1);
     this.#checkSettings(settings);
@@ -195,6 +200,7 @@ export class LanguageModel implements AsyncDisposable {
   }
 
   async close(): Promise<void> {
+    this.#closed = true;
     await this.#engine.dispose();
     this.#weights.dispose();
     if (this.#ownsDevice) await this.device.close();

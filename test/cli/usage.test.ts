@@ -64,6 +64,12 @@ import { TASKS } from 'tandem';
 export default { ...TASKS.get('chain'), reward: () => new Promise(() => {}) };
 `;
 
+const LOUD_TASK = `
+import { TASKS } from 'tandem';
+const reward = () => { console.log('judged'); return 0; };
+export default { ...TASKS.get('chain'), reward };
+`;
+
 /** Runs of the command, a few at a time. */
 async function inGroups<T, R>(items: readonly T[], run: (item: T) => Promise<R>): Promise<R[]> {
   const results: R[] = [];
@@ -106,6 +112,23 @@ test('output that cannot be written is a failure in one line', {
   const { code, err } = await tandem(['devices'], { stdout: '/dev/full' });
   assert.deepEqual([code, err.split('\n').length], [1, 2], err);
   assert.match(err, /^tandem: what was printed could not be written: ENOSPC/u);
+});
+
+test('--json: what a task prints is not among the events', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'tandem-json-'));
+  try {
+    await writeFile(join(folder, 'loud.ts'), LOUD_TASK);
+    const args = ['train', 'sft', '--task', 'loud.ts', '--json', '--max-steps', '1', '--eval-problems', '2'];
+    const tiny = ['--hidden-size', '8', '--num-hidden-layers', '1', '--per-device-train-batch-size', '2'];
+    const { code, out, err } = await tandem([...args, ...tiny], { cwd: folder });
+    assert.equal(code, 0, err);
+    assert.match(err, /^judged$/mu);
+    const events = out.trim().split('\n');
+    assert.ok(events.length > 5);
+    for (const line of events) assert.equal(typeof JSON.parse(line).type, 'string');
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
 });
 
 test('devices: one object per accelerator', async () => {

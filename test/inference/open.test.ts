@@ -62,6 +62,23 @@ describe('opening a model', () => {
     }
   });
 
+  test('an option that is undefined is as good as left out; a closed model says that it is', async () => {
+    const model = await openModel(folder, { device: best });
+    const wanted = await model.generate(PROMPT, { maxTokens: 2 });
+    assert.deepEqual(
+      await model.generate(PROMPT, {
+        maxTokens: 2,
+        temperature: undefined,
+        topP: undefined,
+        seed: undefined,
+      }),
+      wanted,
+    );
+    await model.close();
+    await assert.rejects(model.generate(PROMPT), /the model is closed/u);
+    await assert.rejects(model.score(PROMPT), /the model is closed/u);
+  });
+
   test('weights that hold NaN end in an error, not in text', async () => {
     const weights = initialWeights(config, 5);
     weights.get('model.norm.weight')!.fill(NaN);
