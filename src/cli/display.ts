@@ -71,6 +71,8 @@ function announcement(event: RunEvent): string | null {
       return event.traces.map(({ title, trace }) => `  ${title}: ${traceLine(trace)}`).join('\n');
     case 'warning':
       return `Warning: ${event.message}`;
+    case 'memory':
+      return memoryText(event);
     case 'notice':
       return event.message;
     case 'rollout_link':
@@ -83,6 +85,12 @@ function announcement(event: RunEvent): string | null {
     case 'checkpoint':
       return null;
   }
+}
+
+function memoryText({ device, planned, before, peak }: Extract<RunEvent, { type: 'memory' }>): string {
+  const megabytes = (bytes: number) => `${count(bytes / 1e6)} MB`;
+  const plan = `${megabytes(planned)} planned on ${device}, beside ${megabytes(before)} of the process`;
+  return peak === undefined ? `Memory: ${plan}` : `Memory: ${megabytes(peak)} at the peak (${plan})`;
 }
 
 function doneText(folder: string, accuracy: Summary['accuracy']): string {

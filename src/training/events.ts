@@ -114,6 +114,18 @@ export type RunEvent =
       readonly traces: readonly { readonly title: string; readonly trace: SampleTrace }[];
     }
   | { readonly type: 'checkpoint'; readonly phase: PhaseName; readonly step: number; readonly path: string }
+  /** Bytes. Told when the plan grows, before the memory is used, and with the peak at the end. */
+  | {
+      readonly type: 'memory';
+      /** The learner's accelerator. */
+      readonly device: string;
+      /** All that the accelerator holds. */
+      readonly planned: number;
+      /** Resident memory of the process when it held nothing yet. */
+      readonly before: number;
+      /** Most resident memory that the process ever had. */
+      readonly peak?: number;
+    }
   | { readonly type: 'warning'; readonly message: string }
   /** What happens beside the steps: tabs that join and leave. */
   | { readonly type: 'notice'; readonly message: string }

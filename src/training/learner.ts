@@ -21,6 +21,7 @@ import type { Tensor } from '../tensor/tensor.ts';
 import { elementCount } from '../tile/ir.ts';
 import { collectGarbage } from './heap.ts';
 import { likelihoodLoss, policyLoss } from './losses.ts';
+import { adviseOnMemory } from './memory.ts';
 import type { LossType } from './options.ts';
 
 /** Sequences of equal padded length; token arrays are [sequences * length], sequence after sequence. */
@@ -86,6 +87,8 @@ const stateNames = (name: string) => ({ grad: `grad.${name}`, m: `adam.m.${name}
 export interface LearnerOptions {
   /** Of the activations, keep only what enters each layer, and compute the rest again for the gradients. */
   readonly gradientCheckpointing?: boolean;
+  /** Called when a program has its memory and has not used it yet. */
+  readonly onCompiled?: () => void;
 }
 
 /** Gradients are NaN or infinite: nothing can be learned any more. */
@@ -117,6 +120,7 @@ export class Learner implements AsyncDisposable {
   readonly config: Qwen3Config;
   readonly #dtype: WeightType;
   readonly #checkpointing: boolean;
+  readonly #onCompiled: () => void;
   readonly #weights: WeightStore;
   /** The model before reinforcement, for the KL penalty; made when it is first needed. */
   #reference: WeightStore | null = null;
@@ -132,6 +136,7 @@ export class Learner implements AsyncDisposable {
     this.config = config;
     this.#dtype = dtype;
     this.#checkpointing = options.gradientCheckpointing ?? false;
+    this.#onCompiled = options.onCompiled ?? (() => {});
     this.#weights = new WeightStore(device, config, 'f32');
     for (const { name, shape } of weightSpecs(config)) {
       for (const state of Object.values(stateNames(name))) this.#weights.store.create(state, 'f32', shape);
@@ -319,7 +324,16 @@ export class Learner implements AsyncDisposable {
     let program = this.#programs.get(key);
     if (program === undefined) {
       const { g, outputs } = build();
-      program = compile(g, this.device, store, { outputs }).finally(collectGarbage);
+      program = compile(g, this.device, store, { outputs })
+        .then((compiled) => {
+          this.#onCompiled();
+          return compiled;
+        })
+        .catch((error) => {
+          this.#programs.delete(key);
+          throw adviseOnMemory(error, this.#checkpointing);
+        })
+        .finally(collectGarbage);
       this.#programs.set(key, program);
     }
     return program;

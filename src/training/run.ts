@@ -28,6 +28,7 @@ import type {
 import type { MeasuredParity } from './hand-over.ts';
 import { handOver, measureParity } from './hand-over.ts';
 import { Learner } from './learner.ts';
+import { MemoryWatch } from './memory.ts';
 import { parityBound } from './options.ts';
 import { writeOutputs } from './outputs.ts';
 import type { Progress } from './progress.ts';
@@ -74,6 +75,7 @@ export class TrainingRun {
   readonly #progress: Progress;
   readonly #problems: Problem[];
   #learner!: Learner;
+  #memory!: MemoryWatch;
   #worker!: Sampler;
   /** Where it is browser tabs. */
   #tabs: BrowserRollouts | null = null;
@@ -163,8 +165,10 @@ export class TrainingRun {
     if (start === null) throw new Error('this run ran before: resumeRun opens it again');
     this.#start = null;
     const { dtype, run } = this.#progress;
+    this.#memory = new MemoryWatch(learnerDevice, (event) => this.#emit(event));
     this.#learner = new Learner(learnerDevice, config, dtype, {
       gradientCheckpointing: run.gradient_checkpointing,
+      onCompiled: () => this.#memory.compiled(),
     });
     if (rolloutDevice === null) {
       const { path } = this.#parts.folder;
@@ -362,6 +366,7 @@ export class TrainingRun {
       final,
       recorded: same.recorded,
     });
+    this.#memory.finished();
     this.#emit({ type: 'done', folder: folder.path, summary });
     return summary;
   }

@@ -2,9 +2,12 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { cpuFactory } from '../../src/accelerators/cpu/device.ts';
+import { interpreterFactory } from '../../src/accelerators/interpreter.ts';
 import { memoryItem } from '../../src/bench/memory.ts';
 import { widerModel } from '../../src/bench/models.ts';
 import { WIDER_SHAPE } from '../../src/bench/training.ts';
+import { parseConfig } from '../../src/models/config.ts';
+import { Learner } from '../../src/training/learner.ts';
 
 const { available, reason } = await cpuFactory.probe();
 
@@ -24,4 +27,36 @@ describe('memory of training', { skip: available ? false : reason }, () => {
       // Less than planned would be a plan that promises too much.
       assert.ok(value > limit && value < limit + ROOM, `${value} MB instead of ${limit}`);
     });
+});
+
+test('a plan that does not fit is an error that says how to train in less', async () => {
+  const factory = available ? cpuFactory : interpreterFactory;
+  await using device = await factory.open();
+  const allocate = device.allocate.bind(device);
+  device.allocate = (bytes) => {
+    if (bytes > 1_000_000) throw new RangeError(`out of memory on the ${device.info.name} device`);
+    return allocate(bytes);
+  };
+  const config = parseConfig({
+    ...widerModel(),
+    hidden_size: 32,
+    intermediate_size: 64,
+    num_hidden_layers: 2,
+    vocab_size: 32,
+  });
+  for (const gradientCheckpointing of [false, true]) {
+    let compiled = 0;
+    const options = { gradientCheckpointing, onCompiled: () => compiled++ };
+    await using learner = new Learner(device, config, 'f32', options);
+    await assert.rejects(learner.prepare({ kind: 'likelihood' }, { sequences: 256, length: 16 }), (error) => {
+      assert.ok(error instanceof RangeError);
+      assert.match(error.message, /^out of memory on the .*--per-device-train-batch-size/u);
+      assert.equal(error.message.includes('--gradient-checkpointing'), !gradientCheckpointing);
+      return true;
+    });
+    assert.equal(compiled, 0);
+    // A smaller batch fits the same learner.
+    await learner.prepare({ kind: 'likelihood' }, { sequences: 1, length: 4 });
+    assert.equal(compiled, 2);
+  }
 });
