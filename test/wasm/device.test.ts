@@ -53,7 +53,7 @@ test('features can be left out, and must exist', async () => {
   });
   await assert.rejects(WasmDevice.open({ features: ['tensor cores'] }), /lacks 'tensor cores'; it has: simd/);
   await assert.rejects(WasmDevice.open({ threads: 2, features: [] }), /2 threads need shared memory/);
-  await assert.rejects(WasmDevice.open({ threads: 0 }), /threads must be/);
+  await assert.rejects(WasmDevice.open({ threads: 0 }), /threads is 0: it must be/);
 });
 
 test('the result does not depend on threads, on sharing, or on running again', async () => {
