@@ -5,6 +5,7 @@
  */
 import { openDevice } from '../accelerators/registry.ts';
 import { keepHeapSmall } from '../training/heap.ts';
+import { peakResident } from '../training/memory.ts';
 import { withStep } from './training.ts';
 
 const STEPS = 3;
@@ -20,7 +21,6 @@ const planned = await withStep(device, config, shape, options, async (step) => {
   // Everything is allocated by its plan, and nothing is given back before the end.
   return device.allocatedBytes;
 });
-// The system counts in KiB.
-const peak = 1024 * process.resourceUsage().maxRSS;
+const peak = peakResident();
 await device.close();
 console.log(JSON.stringify({ used: peak - before, planned }));

@@ -1,6 +1,15 @@
 /** What a run takes of memory: planned before it is used, and at its peak. Needs Node. */
+import { readFileSync } from 'node:fs';
 import type { Device } from '../accelerators/device.ts';
 import type { RunEvent } from './events.ts';
+
+/** Most bytes of resident memory that this process ever had. */
+export function peakResident(): number {
+  // Linux's resource usage begins with what the parent had when it forked; the status does not.
+  const status = process.platform === 'linux' ? readFileSync('/proc/self/status', 'utf8') : '';
+  const kibibytes = /^VmHWM:\s+(\d+) kB/mu.exec(status)?.[1] ?? process.resourceUsage().maxRSS;
+  return 1024 * Number(kibibytes);
+}
 
 /** Another announcement only where the plan has grown by this factor: a program is compiled for each length of batches. */
 const GROWN = 1.1;
@@ -27,8 +36,7 @@ export class MemoryWatch {
   }
 
   finished(): void {
-    // The system counts in KiB.
-    this.#emit({ ...this.#event(), peak: 1024 * process.resourceUsage().maxRSS });
+    this.#emit({ ...this.#event(), peak: peakResident() });
   }
 
   #event(): Extract<RunEvent, { type: 'memory' }> {
