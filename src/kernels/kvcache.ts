@@ -2,6 +2,7 @@
 import type { KernelBuilder, ViewHandle } from '../tile/builder.ts';
 import { buildKernel, ceilDiv } from '../tile/builder.ts';
 import type { Kernel } from '../tile/ir.ts';
+import { elementCount } from '../tile/ir.ts';
 import type { Tile } from '../tile/tile.ts';
 import type { Storage } from './common.ts';
 import { loadF32, memoized } from './common.ts';
@@ -57,9 +58,9 @@ export function cacheWriter(
   views: { readonly slot: ViewHandle; readonly position: ViewHandle },
   at: { readonly token: Tile; readonly block: number; readonly head: Tile },
 ): CacheWriter {
-  const size = keysOfBlock(maxLength);
-  const blocks = ceilDiv(maxLength, size);
-  const elements = slots * kvHeads * blocks * headDim * size;
+  const shape = keysShape({ slots, kvHeads, maxLength, headDim });
+  const [, , blocks, , size] = shape;
+  const elements = elementCount(shape);
   if (elements >= 2 ** 31)
     throw new RangeError(
       `a cache of ${slots} sequences of ${maxLength} tokens has ${elements} keys' elements in a layer, and 2^31 are too many: use fewer sequences at once, or shorter ones`,

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import type { ReadText } from '../control-groups.ts';
 import { controlGroups, threadsWithin } from '../control-groups.ts';
 import { checkThreads, maximumThreads, threadsSetting } from '../settings.ts';
+import { pageBytes } from './memory.ts';
 import type { Native } from './native.ts';
 
 /** Tandem's folder in the user's cache. */
@@ -46,12 +47,10 @@ export function usableThreads(native: Native, asked?: number): number {
   return threadsSetting() ?? Math.min(maximumThreads, processorThreads(native));
 }
 
-const STATM_PAGE_BYTES = 4096;
-
 /** Bytes of this process in memory that are its own, so without pages of files that others share. */
 export function residentMemory(): number {
   const [, resident, shared] = readFileSync('/proc/self/statm', 'utf8').split(' ').map(Number);
-  return (resident - shared) * STATM_PAGE_BYTES;
+  return (resident - shared) * pageBytes;
 }
 
 /** Bytes that can be allocated before the machine swaps or the control group's limit ends this process. */
