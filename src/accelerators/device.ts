@@ -4,6 +4,7 @@
  */
 import type { Schedule } from '../kernels/matmul.ts';
 import type { Kernel } from '../tile/ir.ts';
+import type { Bf16Sums } from '../tile/sums.ts';
 
 /** A block of device memory. Offsets and sizes are in bytes. */
 export interface DeviceBuffer {
@@ -63,6 +64,8 @@ export interface DeviceInfo {
   readonly threads: number;
   /** Bytes this device can allocate, as far as is known. */
   readonly memory: number;
+  /** How products of bf16 are added up; 'pairs' when left out. */
+  readonly bf16Sums?: Bf16Sums;
   /** For people: where the blocks of matrix products come from, where there is a choice. Of a probe only. */
   readonly schedules?: string;
 }

@@ -4,6 +4,7 @@ import { verify } from '../tile/verify.ts';
 import { checkBindings, checkRepeat, viewBytes } from './bindings.ts';
 import type { Device, DeviceBuffer, DeviceFactory, DeviceInfo, Executable, Launch } from './device.ts';
 import { RunQueue } from './queue.ts';
+import { SettingError } from './settings.ts';
 
 class InterpreterBuffer implements DeviceBuffer {
   readonly device: Device;
@@ -17,7 +18,7 @@ class InterpreterBuffer implements DeviceBuffer {
   }
 }
 
-const info: DeviceInfo = {
+const plain: DeviceInfo = {
   name: 'interpreter',
   description: 'the reference interpreter',
   features: [],
@@ -26,12 +27,22 @@ const info: DeviceInfo = {
   memory: 2 ** 31,
 };
 
+/** What may be asked for: sums of bf16 as matrix registers take them. */
+const blockwise = 'bf16-blocks';
+
 class InterpreterDevice implements Device {
-  readonly info = info;
+  readonly info: DeviceInfo;
   readonly #queue = new RunQueue();
   readonly #buffers = new Set<InterpreterBuffer>();
   #allocatedBytes = 0;
   #closed = false;
+
+  constructor(features: readonly string[]) {
+    const unknown = features.find((name) => name !== blockwise);
+    if (unknown !== undefined)
+      throw new SettingError(`feature '${unknown}' is unknown to the interpreter: it has ${blockwise}`);
+    this.info = { ...plain, features, bf16Sums: features.length > 0 ? 'blocks' : 'pairs' };
+  }
 
   get allocatedBytes(): number {
     return this.#allocatedBytes;
@@ -108,6 +119,7 @@ class InterpreterDevice implements Device {
     interpret(
       kernel,
       bindings.map(({ buffer, byteOffset }, i) => this.#bytes(buffer, byteOffset, viewBytes(kernel, i))),
+      { bf16Sums: this.info.bf16Sums },
     );
   }
 
@@ -132,9 +144,9 @@ class InterpreterDevice implements Device {
 export const interpreterFactory: DeviceFactory = {
   name: 'interpreter',
   async probe() {
-    return { name: 'interpreter', available: true, reason: '', info };
+    return { name: 'interpreter', available: true, reason: '', info: plain };
   },
-  async open() {
-    return new InterpreterDevice();
+  async open({ features = [] } = {}) {
+    return new InterpreterDevice(features);
   },
 };

@@ -3,6 +3,7 @@ import type { DType } from '../numerics/dtype.ts';
 import type { KernelBuilder } from '../tile/builder.ts';
 import { buildKernel, ceilDiv } from '../tile/builder.ts';
 import type { Kernel } from '../tile/ir.ts';
+import { BLOCK_ALONG_K } from '../tile/sums.ts';
 import type { Tile } from '../tile/tile.ts';
 import type { Storage } from './common.ts';
 import { loadF32, memoized, storeAs, typeSuffix } from './common.ts';
@@ -70,7 +71,10 @@ const build: (options: BuildOptions) => Kernel = memoized((options: BuildOptions
   } = options;
   const paired = panel !== undefined && inPairs(bType, depth);
   const { blocks } = options;
-  const block = { ...blocks, k: paired ? blocks.k + (blocks.k % 2) : blocks.k };
+  // Sums of bf16 must not depend on where one step along k ends and the next begins.
+  const unit =
+    blocks.k >= depth ? (paired ? 2 : 1) : aType === 'bf16' && bType === 'bf16' ? BLOCK_ALONG_K : 1;
+  const block = { ...blocks, k: unit * ceilDiv(blocks.k, unit) };
   if (panel !== undefined && (transB || batch !== undefined))
     throw new RangeError('a matrix in panels is neither transposed nor batched');
   /** Columns that one accumulator holds, and accumulators of a program. */

@@ -22,7 +22,8 @@ import type {
 import { elementCount, MAP_ARITY, viewExtent } from './ir.ts';
 import type { Memory } from './memory.ts';
 import { MEMORY } from './memory.ts';
-import { adder, multiplyAdd, orderAlongK, sumLast } from './sums.ts';
+import type { Bf16Sums } from './sums.ts';
+import { adder, dotSum, sumLast } from './sums.ts';
 
 /** Elements of a tile in row-major order: floats of any width as float32, bool as 0 or 1. */
 type Data = Float32Array | Int32Array | Uint32Array;
@@ -39,6 +40,7 @@ interface Machine {
   readonly memory: readonly Memory[];
   readonly program: readonly number[];
   readonly values: Values;
+  readonly bf16Sums: Bf16Sums;
 }
 
 type Execute = {
@@ -189,15 +191,15 @@ const EXECUTE: Execute = {
     const [m, n] = machine.kernel.types[result].shape;
     const k = machine.kernel.types[op.a].shape[op.transA ? 0 : 1];
     const { dtype } = machine.kernel.types[op.a];
-    const step = multiplyAdd(dtype);
-    const order = orderAlongK(dtype, k);
+    const sum = dotSum(dtype, k, machine.bf16Sums);
     fill(machine, result, (element) => {
       const i = Math.floor(element / n);
       const j = element % n;
-      let sum = acc === null ? 0 : acc[element];
-      for (const p of order)
-        sum = step(a[op.transA ? p * m + i : i * k + p], b[op.transB ? j * k + p : p * n + j], sum);
-      return sum;
+      return sum(
+        (p) => a[op.transA ? p * m + i : i * k + p],
+        (p) => b[op.transB ? j * k + p : p * n + j],
+        acc === null ? 0 : acc[element],
+      );
     });
   },
   map: (op, machine, [result]) => {
@@ -314,6 +316,8 @@ function execute(instructions: readonly Instruction[], machine: Machine): void {
 export interface InterpretOptions {
   /** Runs only programs from ≤ linear index < to; axis 0 of the grid varies fastest. All when left out. */
   readonly programs?: readonly [from: number, to: number];
+  /** How products of bf16 are added up; 'pairs' when left out. */
+  readonly bf16Sums?: Bf16Sums;
 }
 
 /**
@@ -341,9 +345,10 @@ export function interpret(
     return MEMORY[view.dtype](new DataView(buffer.buffer, buffer.byteOffset, buffer.byteLength));
   });
   const [x, y = 1] = kernel.grid;
+  const { bf16Sums = 'pairs' } = options;
   const [from, to] = options.programs ?? [0, elementCount(kernel.grid)];
   for (let index = from; index < to; index++) {
     const program = [index % x, Math.floor(index / x) % y, Math.floor(index / (x * y))];
-    execute(kernel.body, { kernel, memory, program, values: new Array(kernel.types.length) });
+    execute(kernel.body, { kernel, memory, program, values: new Array(kernel.types.length), bf16Sums });
   }
 }

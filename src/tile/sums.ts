@@ -15,14 +15,40 @@ const MULTIPLY_ADD = {
   },
 };
 
-export function multiplyAdd(a: DType): (x: number, y: number, sum: number) => number {
+function multiplyAdd(a: DType): (x: number, y: number, sum: number) => number {
   if (isFloat(a)) return MULTIPLY_ADD.float;
   return a === 'i32' ? MULTIPLY_ADD.quads : MULTIPLY_ADD.bytes;
 }
 
-/** The order in which a dot adds. */
-export function orderAlongK(operand: DType, k: number): readonly number[] {
-  return Array.from({ length: k }, (_, p) => (operand === 'bf16' && (p | 1) < k ? p ^ 1 : p));
+/**
+ * How a dot of bf16 adds: one after the other, of each pair along k the second first; or, where processors have matrix
+ * registers, 32 at a time, of which those at even and those at odd places are added up apart, from 0 on.
+ */
+export type Bf16Sums = 'pairs' | 'blocks';
+
+/** Numbers along k that matrix registers take at a time. */
+export const BLOCK_ALONG_K = 32;
+
+/** The sum of an element of a dot over k products, from `acc` on; `x` and `y` give the operands' elements along k. */
+export function dotSum(
+  operand: DType,
+  k: number,
+  bf16Sums: Bf16Sums,
+): (x: (p: number) => number, y: (p: number) => number, acc: number) => number {
+  const step = multiplyAdd(operand);
+  if (operand === 'bf16' && bf16Sums === 'blocks')
+    return (x, y, acc) => {
+      let sum = acc;
+      for (let begin = 0; begin < k; begin += BLOCK_ALONG_K) {
+        const parts = [0, 0];
+        for (let p = begin; p < Math.min(k, begin + BLOCK_ALONG_K); p++)
+          parts[p % 2] = step(x(p), y(p), parts[p % 2]);
+        sum = Math.fround(sum + Math.fround(parts[0] + parts[1]));
+      }
+      return sum;
+    };
+  const order = Array.from({ length: k }, (_, p) => (operand === 'bf16' && (p | 1) < k ? p ^ 1 : p));
+  return (x, y, acc) => order.reduce((sum, p) => step(x(p), y(p), sum), acc);
 }
 
 /** x + y of an element type. */

@@ -5,7 +5,7 @@ import { interpreterFactory } from '../../src/accelerators/interpreter.ts';
 import { openDevice } from '../../src/accelerators/registry.ts';
 import { runKernel } from '../../src/accelerators/run-kernel.ts';
 import { matmul } from '../../src/kernels/matmul.ts';
-import { runnable } from '../cpu/loop-runner.ts';
+import { hasMatrixRegisters, runnable } from '../cpu/loop-runner.ts';
 import { normals } from '../kernels/buffers.ts';
 
 const SHAPES = [
@@ -21,7 +21,13 @@ const SHAPES = [
 const float = (values: readonly number[]) => Float32Array.from(values);
 const bits = (values: ArrayLike<number>) => [...new Uint32Array(Float32Array.from(values).buffer)];
 
-for (const isa of runnable)
+/** With what the interpreter takes sums as they do. */
+const INSTRUCTION_SETS = [
+  ...runnable.map((isa) => [isa, []] as const),
+  ...(hasMatrixRegisters ? [['amx', ['bf16-blocks']] as const] : []),
+];
+
+for (const [isa, features] of INSTRUCTION_SETS)
   describe(`order of sums on ${isa}`, () => {
     for (const type of ['f32', 'bf16'] as const)
       for (const [transA, transB] of [
@@ -32,7 +38,7 @@ for (const isa of runnable)
       ] as const)
         test(`${type}${transA ? ', a transposed' : ''}${transB ? ', b transposed' : ''}`, async () => {
           await using device = await openDevice('cpu', { features: [isa] });
-          await using interpreter = await interpreterFactory.open();
+          await using interpreter = await interpreterFactory.open({ features });
           for (const [m, n, k] of SHAPES)
             for (const blocks of [
               undefined,
@@ -48,9 +54,14 @@ for (const isa of runnable)
 
     test('bf16 in panels', async () => {
       await using device = await openDevice('cpu', { features: [isa] });
-      await using interpreter = await interpreterFactory.open();
-      for (const m of [1, 3, 20, 45]) {
-        const [n, k] = [75, 70];
+      await using interpreter = await interpreterFactory.open({ features });
+      for (const [m, k] of [
+        [1, 70],
+        [3, 96],
+        [20, 70],
+        [45, 256],
+      ]) {
+        const n = 75;
         const kernel = matmul({ m, n, k, panel: 32, aType: 'bf16', bType: 'bf16' });
         const inputs = [float(normals(1, m * k, 'bf16')), float(normals(2, 3 * k * 32, 'bf16'))];
         const [found] = await runKernel(device, kernel, inputs);

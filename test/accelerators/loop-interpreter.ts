@@ -28,6 +28,7 @@ import {
   f32ToF8e4m3Bits,
   f32ToF8e5m2Bits,
 } from '../../src/numerics/fp8.ts';
+import { MatrixRegisters } from './matrix-registers.ts';
 
 export interface Machine {
   /** All memory; addresses are offsets in it. */
@@ -204,6 +205,7 @@ export function interpret(fn: LoopFunction, machine: Machine): void {
   const { memory } = machine;
   const integers = new Map<number, bigint>();
   const vectors = new Map<number, Lanes>();
+  const matrices = new MatrixRegisters();
   const get = (register: IntReg): bigint => integers.get(register.id) ?? 0n;
   const value = (operand: IntOperand): bigint =>
     typeof operand === 'number' ? BigInt(operand) : get(operand);
@@ -379,6 +381,21 @@ export function interpret(fn: LoopFunction, machine: Machine): void {
       }
       case 'vhorizontal':
         setLanes(instr.dst, combine(lanes(instr.a), instr.fn));
+        break;
+      case 'mshape':
+        matrices.shape(instr.shapes);
+        break;
+      case 'mzero':
+        matrices.zero(instr.register);
+        break;
+      case 'mload':
+        matrices.load(instr.register, memory, at(instr.from), Number(get(instr.stride)));
+        break;
+      case 'mstore':
+        matrices.store(instr.register, memory, at(instr.to), Number(get(instr.stride)));
+        break;
+      case 'mdot':
+        matrices.dot(instr.of, instr.sum, instr.a, instr.b);
         break;
       case 'vtranspose':
         for (let r = 0; r < instr.rows; r++) {

@@ -11,19 +11,24 @@ import { buildKernel } from '../../src/tile/builder.ts';
 import { interpret } from '../../src/tile/interpret.ts';
 import type { Kernel } from '../../src/tile/ir.ts';
 import { viewExtent } from '../../src/tile/ir.ts';
+import type { Bf16Sums } from '../../src/tile/sums.ts';
 import type { Tile } from '../../src/tile/tile.ts';
 import { interpret as interpretLoops } from './loop-interpreter.ts';
 
+const lanes16: LoopTarget = {
+  name: '16 lanes',
+  lanes: 16,
+  vectorRegisters: 32,
+  fma: true,
+  pointerBytes: 8,
+  bf16Pairs: true,
+  matrixRegisters: false,
+  dotTile: { rows: 6, vectors: 4, round: 48 },
+};
+
 export const TARGETS: readonly LoopTarget[] = [
-  {
-    name: '16 lanes',
-    lanes: 16,
-    vectorRegisters: 32,
-    fma: true,
-    pointerBytes: 8,
-    bf16Pairs: true,
-    dotTile: { rows: 6, vectors: 4, round: 48 },
-  },
+  lanes16,
+  { ...lanes16, name: 'matrix registers', matrixRegisters: true },
   {
     name: '8 lanes',
     lanes: 8,
@@ -31,6 +36,7 @@ export const TARGETS: readonly LoopTarget[] = [
     fma: true,
     pointerBytes: 8,
     bf16Pairs: false,
+    matrixRegisters: false,
     dotTile: { rows: 6, vectors: 2, round: 24 },
   },
   {
@@ -40,6 +46,7 @@ export const TARGETS: readonly LoopTarget[] = [
     fma: true,
     pointerBytes: 4,
     bf16Pairs: false,
+    matrixRegisters: false,
     dotTile: { rows: 3, vectors: 2, round: 6 },
   },
 ];
@@ -96,11 +103,16 @@ export function compare(
   tolerance: Tolerance = {},
   targets: readonly LoopTarget[] = TARGETS,
 ): void {
-  const wanted = buffers.map(
-    (b) => new Uint8Array(b.buffer.slice(b.byteOffset, b.byteOffset + b.byteLength)),
-  );
-  interpret(kernel, wanted);
+  const wantedWith = (bf16Sums: Bf16Sums) => {
+    const wanted = buffers.map(
+      (b) => new Uint8Array(b.buffer.slice(b.byteOffset, b.byteOffset + b.byteLength)),
+    );
+    interpret(kernel, wanted, { bf16Sums });
+    return wanted;
+  };
+  const expected = { pairs: wantedWith('pairs'), blocks: wantedWith('blocks') };
   for (const target of targets) {
+    const wanted = expected[target.matrixRegisters ? 'blocks' : 'pairs'];
     const found = runLowered(kernel, buffers, target);
     kernel.views.forEach(({ name, dtype }, i) => {
       const where = `${kernel.name}, ${target.name}: ${name}`;

@@ -16,6 +16,7 @@ import {
   type Operand,
   qword,
   rip,
+  rowMem,
   vectorMem,
   word,
   zeroed,
@@ -33,6 +34,7 @@ import {
   rbp,
   rcx,
   rsp,
+  tmm,
   xmm,
   ymm,
   zmm,
@@ -141,6 +143,10 @@ const addresses =
   (wrap: (memory: Memory) => Operand): Sampler =>
   (_slot, _numbers, labels) =>
     memorySamples(labels).map(wrap);
+const rows: Sampler = (_slot, _numbers, labels) =>
+  memorySamples(labels).flatMap(({ base, index, disp }) =>
+    base && index ? [rowMem(base, index, disp)] : [],
+  );
 const immediates =
   (...values: (number | bigint)[]): Sampler =>
   () =>
@@ -150,6 +156,7 @@ const samplers: Readonly<Record<string, Sampler>> = {
   x: registers(xmm),
   y: registers(ymm),
   z: registers(zmm),
+  t: (slot) => [tmm(slot), tmm(3 + slot)],
   k: (slot) => [k(1 + slot), k(4 + slot)],
   r8: (slot) => [r8(slot), r8(5 + slot), r8(9 + slot)],
   r16: (slot) => [r16(slot), r16(5 + slot), r16(9 + slot)],
@@ -162,6 +169,7 @@ const samplers: Readonly<Record<string, Sampler>> = {
   m32: addresses(dword),
   m64: addresses(qword),
   b: addresses(broadcast),
+  rows,
   vmx: gathers(xmm),
   vmy: gathers(ymm),
   vmz: gathers(zmm),

@@ -30,6 +30,8 @@ const preserved = [x86.rbx, x86.rbp, x86.r12, x86.r13, x86.r14, x86.r15];
 const has = (feature: CpuFeature) => available !== undefined && processor(available).features.has(feature);
 export const extensions: Extensions = { vnni: has('avx512vnni'), bf16: has('avx512bf16') };
 
+export const hasMatrixRegisters = has('amx');
+
 const sentinel = 0x1234567;
 
 /**

@@ -43,8 +43,15 @@ function counts({ nodes, nextId }: Code): { reads: Int32Array; writes: Int32Arra
 
 const isBoundary = ({ o }: Node): boolean =>
   o === 'loopBegin' || o === 'loopEnd' || o === 'ifBegin' || o === 'ifElse' || o === 'ifEnd';
-const writesMemory = ({ o }: Node): boolean =>
-  o === 'vstore' || o === 'vstorepart' || o === 'vstorefirst' || o === 'istore' || o === 'vtranspose';
+const writers: ReadonlySet<Node['o']> = new Set([
+  'vstore',
+  'vstorepart',
+  'vstorefirst',
+  'istore',
+  'vtranspose',
+  'mstore',
+] satisfies Node['o'][]);
+const writesMemory = ({ o }: Node): boolean => writers.has(o);
 
 /**
  * The position of the node that reads what node n writes, if it can take over n's work: it is near, on the same

@@ -4,6 +4,7 @@ import type { LoopFunction } from '../loops/ir.ts';
 import { Emitter, type Isa, type Rule, type Rules } from './codegen-emitter.ts';
 import { foldMemory, fuseCompares, hoistConstants } from './codegen-fold.ts';
 import { flowRules, integerRules } from './codegen-integer.ts';
+import { configureOnce, matrixRules } from './codegen-matrix.ts';
 import { memoryRules, unsupportedType } from './codegen-memory.ts';
 import { type Code, flatten, isVectorKey, type Node, type NodeOf } from './codegen-nodes.ts';
 import type { Extensions } from './codegen-vector.ts';
@@ -144,6 +145,7 @@ export function generate(fn: LoopFunction, isa: Isa, extensions: Partial<Extensi
   hoistConstants(code);
   if (isa === 'avx512') fuseCompares(code);
   foldMemory(code, isa);
+  configureOnce(code);
 
   const flow = flowRules();
   const withoutFrame: AllRules = {
@@ -152,6 +154,7 @@ export function generate(fn: LoopFunction, isa: Isa, extensions: Partial<Extensi
     ...(isa === 'avx512' && extensions.vnni ? extensionRules.vnni : {}),
     ...(isa === 'avx512' && extensions.bf16 ? extensionRules.bf16 : {}),
     ...memoryRules,
+    ...matrixRules,
     ...flow,
     ...frameRules({ vectorBytes: 0, general: 0, stackPointer: 0, bytes: 0 }),
   };
@@ -185,6 +188,7 @@ export function generate(fn: LoopFunction, isa: Isa, extensions: Partial<Extensi
   });
   if (frame.bytes > 0) e.op('mov', rsp, mem(rsp, frame.stackPointer));
   for (const register of saved.toReversed()) e.op('pop', e.q(register));
+  if (code.nodes.some(({ o }) => o === 'mshape')) e.op('tilerelease');
   e.op('vzeroupper');
   e.op('ret');
   const { bytes, codeBytes } = e.finish();

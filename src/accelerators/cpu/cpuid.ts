@@ -3,7 +3,7 @@ import { Assembler } from './assembler.ts';
 import { CodeBlock } from './memory.ts';
 import type { Native } from './native.ts';
 import { mem } from './operands.ts';
-import { eax, ebx, ecx, edx, rbx, rdi } from './registers.ts';
+import { eax, ebx, ecx, edi, edx, esi, rbx, rdi } from './registers.ts';
 
 export interface Cache {
   readonly level: number;
@@ -28,7 +28,8 @@ export type CpuFeature =
   | 'avx512bw'
   | 'avx512vl'
   | 'avx512vnni'
-  | 'avx512bf16';
+  | 'avx512bf16'
+  | 'amx';
 
 export interface Processor {
   readonly brand: string;
@@ -70,6 +71,21 @@ function assembleCpuid(): Uint8Array {
     .finish().bytes;
 }
 
+/**
+ * arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA): asks Linux for the tile registers, for this process and all of its
+ * threads. Returns 0 or a negative error number.
+ */
+function assembleTilePermission(): Uint8Array {
+  const [archPrctl, requestPermission, tileData] = [158, 0x1023, 18];
+  return new Assembler()
+    .emit('mov', eax, archPrctl)
+    .emit('mov', edi, requestPermission)
+    .emit('mov', esi, tileData)
+    .emit('syscall')
+    .emit('ret')
+    .finish().bytes;
+}
+
 /** io[0], io[1] receive the low and high half of XCR0. Only where cpuid says OSXSAVE. */
 function assembleXgetbv(): Uint8Array {
   return new Assembler()
@@ -81,9 +97,12 @@ function assembleXgetbv(): Uint8Array {
     .finish().bytes;
 }
 
+/** What of XCR0 must be set: SSE and AVX; with opmasks, upper halves, and registers 16 to 31; tiles and their shapes. */
+const stateBits = { none: 0, ymm: 0x06, zmm: 0xe6, tile: 0x600e6 } as const;
+
 type Bit = readonly [leaf: number, subleaf: number, register: keyof Registers, bit: number];
 /** Intel SDM volume 2, CPUID; AMD APM volume 3, appendix E. */
-const featureBits: { readonly [F in CpuFeature]: { state: 'none' | 'ymm' | 'zmm'; bits: readonly Bit[] } } = {
+const featureBits: { readonly [F in CpuFeature]: { state: keyof typeof stateBits; bits: readonly Bit[] } } = {
   avx2: {
     state: 'ymm',
     bits: [
@@ -108,11 +127,16 @@ const featureBits: { readonly [F in CpuFeature]: { state: 'none' | 'ymm' | 'zmm'
   avx512vl: { state: 'zmm', bits: [[leafExtendedFeatures, 0, 'ebx', 31]] },
   avx512vnni: { state: 'zmm', bits: [[leafExtendedFeatures, 0, 'ecx', 11]] },
   avx512bf16: { state: 'zmm', bits: [[leafExtendedFeatures, 1, 'eax', 5]] },
+  // Tiles, with products of bf16 and of bytes.
+  amx: {
+    state: 'tile',
+    bits: [
+      [leafExtendedFeatures, 0, 'edx', 24],
+      [leafExtendedFeatures, 0, 'edx', 22],
+      [leafExtendedFeatures, 0, 'edx', 25],
+    ],
+  },
 };
-
-// XCR0: SSE and AVX; with opmasks, upper halves, and registers 16 to 31.
-const ymmState = 0x06;
-const zmmState = 0xe6;
 
 const text = (words: readonly number[]): string =>
   new TextDecoder()
@@ -176,9 +200,9 @@ export function processor(native: Native): Processor {
 }
 
 function identify(native: Native): Processor {
-  const code = new CodeBlock(native, [assembleCpuid(), assembleXgetbv()]);
+  const code = new CodeBlock(native, [assembleCpuid(), assembleXgetbv(), assembleTilePermission()]);
   try {
-    const [cpuid, xgetbv] = code.addresses.map(native.routine);
+    const [cpuid, xgetbv, requestTiles] = code.addresses.map(native.routine);
     const io = new Uint32Array(4);
     const query: Query = (leaf, subleaf = 0) => {
       io[0] = leaf;
@@ -193,11 +217,6 @@ function identify(native: Native): Processor {
       xgetbv(io);
       state = io[0];
     }
-    const enabled = {
-      none: true,
-      ymm: (state & ymmState) === ymmState,
-      zmm: (state & zmmState) === zmmState,
-    };
     const exists = (leaf: number, subleaf: number) => {
       const base = leaf >= extendedBase ? extendedBase : 0;
       if (query(base).eax < leaf) return false;
@@ -208,7 +227,10 @@ function identify(native: Native): Processor {
       exists(leaf, subleaf) && ((query(leaf, subleaf)[register] >>> bit) & 1) === 1;
     const names = Object.keys(featureBits) as CpuFeature[];
     const features = names.filter(
-      (name) => enabled[featureBits[name].state] && featureBits[name].bits.every(has),
+      (name) =>
+        (state & stateBits[featureBits[name].state]) === stateBits[featureBits[name].state] &&
+        featureBits[name].bits.every(has) &&
+        (featureBits[name].state !== 'tile' || requestTiles(null) === 0),
     );
     return {
       brand: readBrand(query),

@@ -30,7 +30,12 @@ import { describeSchedules, scheduleOf } from './schedules.ts';
 import { LaunchList, ThreadPool } from './threads.ts';
 import { Tracer } from './tracer.ts';
 
+/** Instruction sets that may be asked for by name. */
+type IsaName = Isa | 'amx';
+
 interface IsaRule {
+  /** What code is generated for. */
+  readonly code: Isa;
   readonly label: string;
   readonly requires: readonly CpuFeature[];
   readonly target: LoopTarget;
@@ -38,22 +43,35 @@ interface IsaRule {
 
 const avx2: readonly CpuFeature[] = ['avx2', 'fma', 'f16c', 'bmi', 'lzcnt', 'popcnt'];
 
+const avx512: readonly CpuFeature[] = [...avx2, 'avx512f', 'avx512dq', 'avx512bw', 'avx512vl'];
+
+const avx512Target: LoopTarget = {
+  name: 'avx512',
+  lanes: 16,
+  vectorRegisters: 31,
+  fma: true,
+  bf16Pairs: false,
+  matrixRegisters: false,
+  pointerBytes: 8,
+  dotTile: { rows: 14, vectors: 2, round: 48 },
+};
+
 /** Best first. */
-const isas: { readonly [I in Isa]: IsaRule } = {
+const isas: { readonly [I in IsaName]: IsaRule } = {
+  amx: {
+    code: 'avx512',
+    label: 'AVX-512 and AMX',
+    requires: [...avx512, 'avx512vnni', 'avx512bf16', 'amx'],
+    target: { ...avx512Target, name: 'amx', matrixRegisters: true },
+  },
   avx512: {
+    code: 'avx512',
     label: 'AVX-512',
-    requires: [...avx2, 'avx512f', 'avx512dq', 'avx512bw', 'avx512vl'],
-    target: {
-      name: 'avx512',
-      lanes: 16,
-      vectorRegisters: 31,
-      fma: true,
-      bf16Pairs: false,
-      pointerBytes: 8,
-      dotTile: { rows: 14, vectors: 2, round: 48 },
-    },
+    requires: avx512,
+    target: avx512Target,
   },
   avx2: {
+    code: 'avx2',
     label: 'AVX2',
     requires: avx2,
     target: {
@@ -62,27 +80,28 @@ const isas: { readonly [I in Isa]: IsaRule } = {
       vectorRegisters: 15,
       fma: true,
       bf16Pairs: false,
+      matrixRegisters: false,
       pointerBytes: 8,
       dotTile: { rows: 6, vectors: 2, round: 24 },
     },
   },
 };
-const isaNames = Object.keys(isas) as Isa[];
+const isaNames = Object.keys(isas) as IsaName[];
 
 /** The best instruction set, or the one that was asked for. Throws when the processor or the request rules it out. */
-function chooseIsa({ features, brand }: Processor, asked?: readonly string[]): Isa {
+function chooseIsa({ features, brand }: Processor, asked?: readonly string[]): IsaName {
   const variable = process.env.TANDEM_CPU_ISA;
   const wanted = asked?.length ? asked : variable ? [variable] : [];
   const from = asked?.length ? 'feature' : 'TANDEM_CPU_ISA';
   for (const name of wanted) {
-    if (!isaNames.includes(name as Isa)) {
+    if (!isaNames.includes(name as IsaName)) {
       throw new SettingError(
         `${from} '${name}' is unknown to the cpu device: use one of ${isaNames.join(', ')}`,
       );
     }
   }
   const candidates = isaNames.filter((name) => wanted.length === 0 || wanted.includes(name));
-  const missing = (name: Isa) => isas[name].requires.filter((feature) => !features.has(feature));
+  const missing = (name: IsaName) => isas[name].requires.filter((feature) => !features.has(feature));
   const found = candidates.find((name) => missing(name).length === 0);
   if (found === undefined) {
     const last = candidates[candidates.length - 1];
@@ -94,7 +113,7 @@ function chooseIsa({ features, brand }: Processor, asked?: readonly string[]): I
   return found;
 }
 
-function describe(native: Native, isa: Isa, threads: number): DeviceInfo {
+function describe(native: Native, isa: IsaName, threads: number): DeviceInfo {
   const { brand, features } = processor(native);
   return {
     name: 'cpu',
@@ -102,12 +121,13 @@ function describe(native: Native, isa: Isa, threads: number): DeviceInfo {
     features: [isa, ...[...features].filter((name) => name !== isa)],
     threads,
     memory: availableMemory(),
+    bf16Sums: isas[isa].target.matrixRegisters ? 'blocks' : 'pairs',
   };
 }
 
-const targetOf = (native: Native, isa: Isa): LoopTarget => ({
+const targetOf = (native: Native, isa: IsaName): LoopTarget => ({
   ...isas[isa].target,
-  bf16Pairs: isa === 'avx512' && processor(native).features.has('avx512bf16'),
+  bf16Pairs: isas[isa].code === 'avx512' && processor(native).features.has('avx512bf16'),
 });
 
 /** A kernel's machine code. */
@@ -137,9 +157,9 @@ class CpuDevice implements Device {
   #tracer: Tracer | null = null;
   #closed = false;
 
-  constructor(native: Native, isa: Isa, threads: number) {
+  constructor(native: Native, isa: IsaName, threads: number) {
     this.#native = native;
-    this.#isa = isa;
+    this.#isa = isas[isa].code;
     this.info = describe(native, isa, threads);
     const { features } = processor(native);
     this.#extensions = { vnni: features.has('avx512vnni'), bf16: features.has('avx512bf16') };

@@ -142,7 +142,7 @@ function assignRoles(form: Form, operands: readonly Operand[]): Roles {
     const register = isRegister(plain) ? plain : undefined;
     const role = form.order[i];
     if (register?.kind === 'r8' && register.index >= 4 && role !== 'c') roles.byteRex = true;
-    if (role === 'r') roles.reg = register!.index;
+    if (role === 'r' || role === 'z') roles.reg = register!.index;
     else if (role === 'm') roles.rm = plain as Register | AnyMemory;
     else if (role === 'v') roles.vvvv = register!.index;
     else if (role === 's') roles.selector = register!.index;
@@ -253,9 +253,15 @@ function pushEvex(bytes: number[], form: Form, roles: Roles): void {
   );
 }
 
-function checkGather(form: Form, operands: readonly Operand[]): void {
+/** Instructions that fault where two of their registers are the same. */
+function checkDistinct(form: Form, operands: readonly Operand[]): void {
   if (form.order[0] !== 'r') return;
   const plain = operands.map(unwrap);
+  const tiles = plain.flatMap((operand) =>
+    isRegister(operand) && operand.kind === 'tmm' ? [operand.index] : [],
+  );
+  if (new Set(tiles).size < tiles.length)
+    throw new RangeError('a product of tiles needs three distinct ones');
   const address = plain.find((operand) => isMemory(operand) && operand.kind.startsWith('vm'));
   if (!address) return;
   const used = [...plain.filter(isRegister), (address as AnyMemory).index!].map((register) => register.index);
@@ -266,7 +272,7 @@ function checkGather(form: Form, operands: readonly Operand[]): void {
 
 /** Encodes an instruction whose operands `selectForm` matched, at code offset `here`. */
 export function encode(form: Form, operands: readonly Operand[], here: number): Encoded {
-  checkGather(form, operands);
+  checkDistinct(form, operands);
   const roles = assignRoles(form, operands);
   const bytes: number[] = [];
   if (form.encoding === 'legacy') pushLegacyPrefixes(bytes, form, roles);
@@ -281,7 +287,7 @@ export function encode(form: Form, operands: readonly Operand[], here: number): 
     const element = form.w === 1 ? 8 : 4;
     const unit = form.encoding !== 'evex' ? 1 : rm.kind === 'broadcast' ? element : form.disp8Unit;
     labelAt = pushModRm(bytes, roles.reg, rm, unit);
-  }
+  } else if (form.order === 'z') bytes.push(0xc0 | ((roles.reg & 7) << 3));
   if (roles.immediate) pushInteger(bytes, roles.immediate.value, roles.immediate.bytes);
   if (roles.selector !== undefined) bytes.push(roles.selector << 4);
   if (target) {

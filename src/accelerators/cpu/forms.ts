@@ -10,7 +10,7 @@
  *
  * Encoding: `order [lock] [V|E|VE] [prefix.map.w[.l1]] opcode... [/digit] [nN]`. The order says where each operand goes:
  * `r` ModRM.reg, `m` ModRM.rm, `v` VEX.vvvv, `i` immediate, `s` register in the immediate's upper half, `o` low bits of
- * the opcode, `j` relative jump, `c` implied, `-` no operands. V is VEX, E is EVEX, neither is a legacy encoding. W is `w0`, `w1`, `wig1`
+ * the opcode, `j` relative jump, `z` ModRM.reg beside an rm of 0, `c` implied, `-` no operands. V is VEX, E is EVEX, neither is a legacy encoding. W is `w0`, `w1`, `wig1`
  * (ignored in VEX, 1 in EVEX) or `wr` (1 for 64-bit registers). N is the unit of EVEX's one-byte displacement: a number of
  * bytes or a part of the vector's length; a broadcast uses 4 or 8 (by W) instead.
  */
@@ -21,11 +21,12 @@ import type {
   Masked,
   Memory,
   Operand,
+  RowMemory,
   SizedMemory,
   VectorMemory,
   Zeroed,
 } from './operands.ts';
-import type { Gpr8, Gpr16, Gpr32, Gpr64, MaskRegister, Xmm, Ymm, Zmm } from './registers.ts';
+import type { Gpr8, Gpr16, Gpr32, Gpr64, MaskRegister, Tmm, Xmm, Ymm, Zmm } from './registers.ts';
 
 export type Row = readonly [signature: string, encoding: string];
 export type InstructionTable = Readonly<Record<string, readonly Row[]>>;
@@ -36,6 +37,7 @@ interface AtomType {
   y: Ymm;
   z: Zmm;
   k: MaskRegister;
+  t: Tmm;
   r8: Gpr8;
   r16: Gpr16;
   r32: Gpr32;
@@ -47,6 +49,7 @@ interface AtomType {
   m32: SizedMemory<'m32'>;
   m64: SizedMemory<'m64'>;
   b: Broadcast;
+  rows: RowMemory;
   vmx: VectorMemory<'vmx'>;
   vmy: VectorMemory<'vmy'>;
   vmz: VectorMemory<'vmz'>;
@@ -157,6 +160,7 @@ const atomKinds: { readonly [A in KindAtom]: OperandKind } = {
   y: 'ymm',
   z: 'zmm',
   k: 'mask',
+  t: 'tmm',
   r8: 'r8',
   r16: 'r16',
   r32: 'r32',
@@ -167,6 +171,7 @@ const atomKinds: { readonly [A in KindAtom]: OperandKind } = {
   m32: 'm32',
   m64: 'm64',
   b: 'broadcast',
+  rows: 'rows',
   vmx: 'vmx',
   vmy: 'vmy',
   vmz: 'vmz',

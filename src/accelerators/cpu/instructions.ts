@@ -2,10 +2,14 @@
 
 import { expandRow, type Form, type InstructionTable, type OperandsOf } from './forms.ts';
 import { integerInstructions } from './instructions-integer.ts';
+import { matrixInstructions } from './instructions-matrix.ts';
 import { movementInstructions } from './instructions-movement.ts';
 import { vectorInstructions } from './instructions-vector.ts';
 
-type Table = typeof integerInstructions & typeof vectorInstructions & typeof movementInstructions;
+type Table = typeof integerInstructions &
+  typeof vectorInstructions &
+  typeof movementInstructions &
+  typeof matrixInstructions;
 
 export type Mnemonic = keyof Table;
 /** The operand tuples that an instruction takes; for a union of mnemonics, those of any of them. */
@@ -16,6 +20,7 @@ export const instructionTable: Readonly<Record<Mnemonic, InstructionTable[string
   ...integerInstructions,
   ...vectorInstructions,
   ...movementInstructions,
+  ...matrixInstructions,
 };
 
 /** The forms of each mnemonic in order of preference: shorter encodings come first. */

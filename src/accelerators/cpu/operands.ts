@@ -50,7 +50,13 @@ export type VectorMemoryKind = 'vmx' | 'vmy' | 'vmz';
 export interface VectorMemory<K extends VectorMemoryKind = VectorMemoryKind> extends Address<VectorRegister> {
   readonly kind: K;
 }
-export type AnyMemory = Memory | SizedMemory | Broadcast | VectorMemory;
+/** Rows of a tile register: from base + disp on, index bytes apart. */
+export interface RowMemory extends Address<Gpr64> {
+  readonly kind: 'rows';
+  readonly base: Gpr64;
+  readonly index: Gpr64;
+}
+export type AnyMemory = Memory | SizedMemory | Broadcast | VectorMemory | RowMemory;
 
 /** An operand written only where the mask has ones; the other elements keep their value. */
 export interface Masked<T> {
@@ -120,6 +126,14 @@ export function rip(label: Label, disp = 0): Memory {
   checkAddress(1, disp);
   return { kind: 'mem', scale: 1, disp, label };
 }
+
+/** The rows that begin at `base` plus `disp` bytes and lie as many bytes apart as `stride` holds. */
+export const rowMem = (base: Gpr64, stride: Gpr64, disp = 0): RowMemory => ({
+  ...address(base, stride, 1, disp),
+  kind: 'rows',
+  base,
+  index: stride,
+});
 
 const vectorMemoryKinds = { xmm: 'vmx', ymm: 'vmy', zmm: 'vmz' } as const;
 type VectorMemoryOf<V extends VectorRegister> = VectorMemory<(typeof vectorMemoryKinds)[V['kind']]>;
@@ -202,6 +216,7 @@ export function describeOperand(operand: Operand): string {
     case 'm32':
     case 'm64':
     case 'broadcast':
+    case 'rows':
     case 'vmx':
     case 'vmy':
     case 'vmz':

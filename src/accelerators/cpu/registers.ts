@@ -1,10 +1,10 @@
 /** The registers of x86-64 as typed values: a register of the wrong class is a compile error. */
 
-export type RegisterKind = 'r8' | 'r16' | 'r32' | 'r64' | 'xmm' | 'ymm' | 'zmm' | 'mask';
+export type RegisterKind = 'r8' | 'r16' | 'r32' | 'r64' | 'xmm' | 'ymm' | 'zmm' | 'mask' | 'tmm';
 
 export interface Register<K extends RegisterKind = RegisterKind> {
   readonly kind: K;
-  /** The number that the machine encodes: 0 to 15 for general registers, 0 to 31 for vectors, 0 to 7 for masks. */
+  /** The number that the machine encodes: 0 to 15 for general registers, 0 to 31 for vectors, 0 to 7 for masks and tiles. */
   readonly index: number;
 }
 
@@ -17,6 +17,7 @@ export type Ymm = Register<'ymm'>;
 export type Zmm = Register<'zmm'>;
 export type VectorRegister = Xmm | Ymm | Zmm;
 export type MaskRegister = Register<'mask'>;
+export type Tmm = Register<'tmm'>;
 
 const limits: Readonly<Record<RegisterKind, number>> = {
   r8: 16,
@@ -27,6 +28,7 @@ const limits: Readonly<Record<RegisterKind, number>> = {
   ymm: 32,
   zmm: 32,
   mask: 8,
+  tmm: 8,
 };
 
 function register<K extends RegisterKind>(kind: K, index: number): Register<K> {
@@ -52,6 +54,9 @@ export const ymm = (index: number): Ymm => register('ymm', index);
 export const zmm = (index: number): Zmm => register('zmm', index);
 /** AVX-512 mask register; k0 cannot predicate (its code means "no mask"). */
 export const k = (index: number): MaskRegister => register('mask', index);
+
+/** Tile register of AMX: rows of bytes, as many of each as the configuration says. */
+export const tmm = (index: number): Tmm => register('tmm', index);
 
 const wide = (index: number): Gpr64 => r64(index);
 export const rax = wide(0);

@@ -14,6 +14,20 @@ export function arithmeticOf({ bf16Pairs }: LoopTarget, operand: DType): Arithme
   return operand === 'i32' ? 'quads' : 'integer';
 }
 
+/** Rows from which sums of integers, which are the same however they are taken, are better off in matrix registers. */
+const WORTH_MATRIX = 8;
+
+/** What matrix registers would multiply, where products of so many rows are computed in them; else null. */
+export function matrixOf(
+  { matrixRegisters }: LoopTarget,
+  arithmetic: Arithmetic,
+  rows: number,
+): 'pairs' | 'quads' | null {
+  if (!matrixRegisters) return null;
+  if (arithmetic === 'pairs') return 'pairs';
+  return arithmetic === 'quads' && rows >= WORTH_MATRIX ? 'quads' : null;
+}
+
 /** Adds the products of one row's element with the columns of a step along k. */
 export function addProducts(
   { code }: Context,

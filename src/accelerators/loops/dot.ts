@@ -4,15 +4,18 @@
  */
 import type { Op, ValueId } from '../../tile/ir.ts';
 import type { Arithmetic } from './arithmetic.ts';
-import { addProducts, arithmeticOf } from './arithmetic.ts';
+import { addProducts, arithmeticOf, matrixOf } from './arithmetic.ts';
 import type { ProductEpilogue } from './epilogue.ts';
+import { finish } from './epilogue.ts';
 import type { IntOperand, IntReg, LoopTarget, VecReg } from './ir.ts';
-import { locateOp } from './memory.ts';
+import { matrixProduct } from './matrix.ts';
+import { depthOf, matrixA, matrixB } from './matrix-operands.ts';
 import type { Operand } from './operands.ts';
 import { operandA, operandB, unpack } from './operands.ts';
 import { halfOf, pairOf } from './pairs.ts';
+import type { SumRows } from './sums.ts';
+import { placeSums } from './sums.ts';
 import type { Context } from './values.ts';
-import type { Block } from './views.ts';
 import { elementBytes } from './views.ts';
 
 type DotOp = Extract<Op, { op: 'dot' }>;
@@ -157,30 +160,6 @@ function registerTile(context: Context, p: Product, corner: Corner, rows: number
   });
 }
 
-/** Hands the sums of a register tile to the epilogue. */
-function finish(
-  { code }: Context,
-  { streams, apply, sourceOf }: ProductEpilogue,
-  corner: readonly IntReg[],
-  sums: readonly (readonly VecReg[])[],
-): void {
-  sums.forEach((list, row) => {
-    const at = (stream: number, vector: number) => ({
-      base: corner[stream],
-      displacement: streams[stream].row * row + streams[stream].column * code.lanes * vector,
-    });
-    // What a row repeats is fetched once for all its vectors.
-    const known = new Map<ValueId, VecReg>();
-    streams.forEach(({ column, type }, stream) => {
-      const id = sourceOf(stream);
-      if (column === 0 && id !== undefined) known.set(id, code.broadcast(at(stream, 0), type));
-    });
-    list.forEach((sum, vector) => {
-      apply(sum, (stream) => at(stream, vector), known);
-    });
-  });
-}
-
 /** The register tile for m rows: few rows leave registers for more vectors of each row of b. */
 function tileFor(
   { dotTile, vectorRegisters }: LoopTarget,
@@ -214,16 +193,6 @@ function evenly(
   run(border, total, small);
 }
 
-/** The place in a view where `store` puts a product, if register tiles can write there. */
-function destination(context: Context, store: StoreOp, [, n]: readonly number[]): Block | null {
-  const { strides, dtype } = context.kernel.views[store.view];
-  const { shape } = context.type(store.value);
-  if (n % context.code.lanes !== 0 || strides[strides.length - 1] !== 1) return null;
-  if (dtype !== 'f32' && dtype !== 'i32') return null;
-  const block = locateOp(context, store, shape);
-  return block.inside === 1 ? block : null;
-}
-
 /** Whether a product that adds to the result of another can be computed in one with it: their sums have no order. */
 export function joins({ code, kernel }: Context, first: DotOp, second: DotOp): boolean {
   const depth = (op: DotOp) => kernel.types[op.a].shape[op.transA ? 0 : 1];
@@ -252,6 +221,31 @@ export function lowerDot(
   const [op] = ops;
   const depth = context.type(op.a).shape[op.transA ? 0 : 1];
   const arithmetic = arithmeticOf(code.target, context.type(op.a).dtype);
+  const of = matrixOf(code.target, arithmetic, m);
+  if (of !== null) {
+    const along = depthOf(of, depth);
+    const terms = ops.map((each) => ({
+      a: matrixA(context, each, m, along),
+      b: matrixB(context, each, n, along),
+    }));
+    const sums = placeSums(context, op, result, store, epilogue === null);
+    matrixProduct(context, {
+      of,
+      terms: terms.map(({ a, b }) => ({ a: a.operand, b: b.operand })),
+      m,
+      n,
+      elements: along.elements,
+      steps: along.steps,
+      acc: sums.acc,
+      bits: sums.bits,
+      out: sums.out,
+      epilogue,
+    });
+    return sums.finish(
+      terms.flatMap(({ a, b }) => [a.owned, b.owned]),
+      epilogue,
+    );
+  }
   const unpacked = ops.some(({ b }) => {
     const value = context.viewed(b);
     return value !== null && ((value.paired && arithmetic !== 'pairs') || value.unpacking.length > 0);
@@ -261,27 +255,20 @@ export function lowerDot(
     a: operandA(context, each, m, depth, arithmetic),
     b: operandB(context, each, size, shape, depth, arithmetic),
   }));
-  const start = op.acc === null ? ({ at: 'constant', bits: 0 } as const) : context.value(op.acc);
-  const acc = op.acc === null || start.at === 'constant' ? null : context.dense(op.acc);
-  const direct = store === null ? null : destination(context, store, shape);
+  const owned = ready.flatMap(({ a, b }) => [a.owned, b.owned]);
   const terms = together(ready.map(({ a, b }) => ({ a: a.operand, b: b.operand })));
   // Nothing is stored where an epilogue takes all sums at once.
-  const stored = epilogue === null || terms.length > 1;
-  const reused = op.acc === null || acc?.copied ? [] : [op.acc];
-  const out = direct ?? (stored ? context.resultTile(shape, reused) : null);
-  const pout = out === null ? null : 'view' in out ? out.base : context.pointer(out);
-  const outStep = out === null ? 0 : 4 * ('view' in out ? out.view.strides[0] : out.strides[0]);
-  const accStep = acc === null ? null : 4 * acc.tile.strides[0];
-  const pacc = acc === null ? null : context.pointer(acc.tile);
+  const sums = placeSums(context, op, result, store, epilogue === null || terms.length > 1);
+  const { acc, bits, out } = sums;
   terms.forEach((list, index) => {
-    const isFirst = index === 0;
+    const from = index === 0 ? acc : out;
     const last = index === terms.length - 1 ? epilogue : null;
     const product: Product = {
       terms: list,
       epilogue: last,
-      acc: isFirst ? accStep : outStep,
-      bits: start.at === 'constant' ? start.bits : 0,
-      out: outStep,
+      acc: from?.row ?? null,
+      bits,
+      out: out?.row ?? 0,
       depth,
       narrow: n === 1,
       arithmetic,
@@ -292,14 +279,13 @@ export function lowerDot(
         list.map(({ b }) => [b.base, code.pointer(b.base, code.int('mul', column, b.step))]),
       );
       evenly(context, m, size.rows, (row, rows) => {
-        const down = (step: number) => code.int('add', code.int('mul', row, step), along);
-        const to = pout === null ? null : code.pointer(pout, down(outStep));
-        const from = pacc === null || accStep === null || !isFirst ? to : code.pointer(pacc, down(accStep));
+        const place = (rows: SumRows | null) =>
+          rows && code.pointer(rows.base, code.int('add', code.int('mul', row, rows.row), along));
         const corner: Corner = {
           a: list.map(({ a }) => code.pointer(a.base, code.int('mul', row, a.step))),
           b: list.map(({ b }) => panels.get(b.base) as IntReg),
-          acc: from,
-          out: to,
+          acc: place(from),
+          out: place(out),
           streams: (last?.streams ?? []).map((stream) =>
             code.pointer(
               stream.base,
@@ -315,13 +301,7 @@ export function lowerDot(
       });
     });
   });
-  for (const tile of [...ready.flatMap(({ a, b }) => [a.owned, b.owned]), acc?.copied ? acc.tile : null])
-    if (tile !== null) context.reclaim(tile.buffer);
-  if (out === null) return false;
-  if ('view' in out) return true;
-  if (epilogue === null) context.define(result, out);
-  else context.reclaim(out.buffer);
-  return false;
+  return sums.finish(owned, epilogue);
 }
 
 /** Terms in lists that one register tile can step through: operands must lie alike. */

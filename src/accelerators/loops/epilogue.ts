@@ -76,3 +76,27 @@ export function groupEpilogue(
     sourceOf: (stream) => nest.sourceOf(stream),
   };
 }
+
+/** Hands sums, rows of vectors beside each other, to the epilogue; `corner`: where each stream begins for them. */
+export function finish(
+  { code }: Context,
+  { streams, apply, sourceOf }: ProductEpilogue,
+  corner: readonly IntReg[],
+  sums: readonly (readonly VecReg[])[],
+): void {
+  sums.forEach((list, row) => {
+    const at = (stream: number, vector: number) => ({
+      base: corner[stream],
+      displacement: streams[stream].row * row + streams[stream].column * code.lanes * vector,
+    });
+    // What a row repeats is fetched once for all its vectors.
+    const known = new Map<ValueId, VecReg>();
+    streams.forEach(({ column, type }, stream) => {
+      const id = sourceOf(stream);
+      if (column === 0 && id !== undefined) known.set(id, code.broadcast(at(stream, 0), type));
+    });
+    list.forEach((sum, vector) => {
+      apply(sum, (stream) => at(stream, vector), known);
+    });
+  });
+}

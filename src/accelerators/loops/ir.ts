@@ -233,7 +233,32 @@ export type Instr =
       readonly toStride: number;
       readonly rows: number;
       readonly columns: number;
+    }
+  /** Gives matrix registers, by number, their shapes; what all of them held is lost. */
+  | { readonly o: 'mshape'; readonly shapes: readonly MatrixShape[] }
+  | { readonly o: 'mzero'; readonly register: number }
+  /** Rows in memory lie `stride` bytes apart. */
+  | { readonly o: 'mload'; readonly register: number; readonly from: Address; readonly stride: IntReg }
+  | { readonly o: 'mstore'; readonly register: number; readonly to: Address; readonly stride: IntReg }
+  /**
+   * sum[m, n] += the sum over p of a[m, p] · b[p, n], in registers with 32-bit elements: a of pairs of bf16, b of pairs
+   * of bf16 along its rows; or quads of bytes, signed in a and unsigned in b, where sums wrap. Of pairs, low and high
+   * parts are added up apart, from 0 on in ascending p, each step a fused multiply-add; then low + high, and that to sum.
+   * There, numbers below the smallest normal one count as 0.
+   */
+  | {
+      readonly o: 'mdot';
+      readonly of: 'pairs' | 'quads';
+      readonly sum: number;
+      readonly a: number;
+      readonly b: number;
     };
+
+/** Of a matrix register: rows, at most 16, of at most 64 bytes. */
+export interface MatrixShape {
+  readonly rows: number;
+  readonly bytes: number;
+}
 
 export interface LoopFunction {
   readonly name: string;
@@ -259,6 +284,8 @@ export interface LoopTarget {
   readonly pointerBytes: 4 | 8;
   /** vdot2 is one instruction, so that products of bf16 should use it. */
   readonly bf16Pairs: boolean;
+  /** There are matrix registers, eight of them, so that products of bf16 should use them. */
+  readonly matrixRegisters: boolean;
   /** Register tile of `dot`: rows, vectors a row, and multiply-adds of vectors in one round of its loop along k. */
   readonly dotTile: { readonly rows: number; readonly vectors: number; readonly round: number };
 }

@@ -123,8 +123,12 @@ function copyOfRows(context: Context, from: Source, [rows, columns]: readonly [n
   return { operand: { base, type: 'i32', step: stride, k: 4 }, owned: tile };
 }
 
-/** The value as rows of 32-bit elements in scratch. */
-function asRows(context: Context, id: number, value: Viewed | null): { tile: Stored; temporary: boolean } {
+/** The value as rows of 32-bit elements in scratch; `temporary`: to give back afterwards. */
+export function asRows(
+  context: Context,
+  id: number,
+  value: Viewed | null,
+): { tile: Stored; temporary: boolean } {
   if (value === null) {
     const { tile, copied } = context.dense(id);
     return { tile, temporary: copied };
@@ -139,7 +143,7 @@ function scratchOperand(context: Context, tile: Stored, outer: number, k: number
   return { base: context.pointer(tile), type: 'i32', step: 4 * strides[outer], k: 4 * strides[k] };
 }
 
-function scratchSource(context: Context, tile: Stored): Source {
+export function scratchSource(context: Context, tile: Stored): Source {
   return { base: context.pointer(tile), type: 'i32', strides: tile.strides.map((stride) => 4 * stride) };
 }
 
@@ -177,14 +181,10 @@ export function operandB(
     },
     owned: owned ? tile : null,
   });
-  /** Packs a matrix of 32-bit elements, or one of two-byte elements that is not transposed. */
   const pack = (source: Source, tile: Stored) => {
     const to = context.pointer(tile);
-    if (paired && !op.transB) packPairs(context, source, [depth, n], size.vectors, to);
-    else {
-      (op.transB ? packPanelsTransposed : packPanels)(context, source, [depth, n], size.vectors, to);
-      if (paired) pairPanels(context, to, [depth, n], size.vectors);
-    }
+    if (paired) packB(context, op.transB, source, [depth, n], size.vectors, to);
+    else (op.transB ? packPanelsTransposed : packPanels)(context, source, [depth, n], size.vectors, to);
   };
   if (value !== null) {
     const { block } = value;
@@ -242,10 +242,7 @@ export function operandB(
     code.if(
       direct ? block.inside : 0,
       () => {
-        const source = { base: block.base, type: block.type, strides };
-        if (!pairsLie) return pack(source, tile);
-        const whole: Source = { ...source, type: 'i32' };
-        packPanelsTransposed(context, whole, [depth / 2, n], size.vectors, context.pointer(tile));
+        pack({ base: block.base, type: block.type, strides }, tile);
       },
       () => {
         const rows = context.newTile(context.type(op.b).shape);
@@ -265,6 +262,27 @@ export function operandB(
     return packed(out);
   }
   return rowsOf(tile, op.transB ? 1 : 0, copied);
+}
+
+/**
+ * Packs b's rows, or its transpose's (`transB`), of bf16 into panels of pairs, from rows of 32-bit elements or, where
+ * along a row of the transpose pairs lie as they should, from those in memory.
+ */
+export function packB(
+  context: Context,
+  transB: boolean,
+  source: Source,
+  [depth, n]: readonly [number, number],
+  vectors: number,
+  to: IntReg,
+): void {
+  if (!transB) packPairs(context, source, [depth, n], vectors, to);
+  else if (source.type === 'bf16')
+    packPanelsTransposed(context, { ...source, type: 'i32' }, [depth / 2, n], vectors, to);
+  else {
+    packPanelsTransposed(context, source, [depth, n], vectors, to);
+    pairPanels(context, to, [depth, n], vectors);
+  }
 }
 
 /** Lanes of words become elements. */

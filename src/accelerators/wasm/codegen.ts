@@ -93,6 +93,11 @@ function emitDot4(body: FunctionBody, { dst, a, b, c }: InstrOf<'vdot4'>): void 
   body.set(dst);
 }
 
+/** The lowering asks for them only where the target has them. */
+function noMatrixRegisters(): never {
+  throw new Error('WebAssembly has no matrix registers');
+}
+
 const EMIT: { readonly [N in InstrName]: (body: FunctionBody, instr: InstrOf<N>) => void } = {
   parameter: (body, { dst, which }) => {
     body.code.get(PARAMETER[which]);
@@ -225,6 +230,11 @@ const EMIT: { readonly [N in InstrName]: (body: FunctionBody, instr: InstrOf<N>)
     body.set(dst);
   },
   vtranspose: emitTranspose,
+  mshape: noMatrixRegisters,
+  mzero: noMatrixRegisters,
+  mload: noMatrixRegisters,
+  mstore: noMatrixRegisters,
+  mdot: noMatrixRegisters,
 };
 
 function emitAll(body: FunctionBody, instructions: readonly Instr[]): void {

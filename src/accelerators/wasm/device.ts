@@ -50,6 +50,7 @@ export function wasmTarget(fma: boolean): LoopTarget {
     fma,
     pointerBytes: 4,
     bf16Pairs: false,
+    matrixRegisters: false,
     dotTile: { rows: 4, vectors: 2, round: 8 },
   };
 }

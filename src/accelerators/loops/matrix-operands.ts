@@ -1,0 +1,311 @@
+/**
+ * Operands of products in matrix registers: a as rows along k, b as rows of pairs or quads along n. They are read where
+ * they lie that way, else copied. Where the last step along k would not be whole, zeros fill it up.
+ */
+import type { Op } from '../../tile/ir.ts';
+import type { IntReg } from './ir.ts';
+import type { MatrixOperand } from './matrix.ts';
+import { MATRIX_ELEMENTS } from './matrix.ts';
+import { loadInto } from './memory.ts';
+import { asRows, packB, scratchSource, unpack } from './operands.ts';
+import { pairedRows } from './pairs.ts';
+import type { Source } from './panels.ts';
+import { packPanelsTransposed } from './panels.ts';
+import type { Context, Stored } from './values.ts';
+import type { Viewed } from './views.ts';
+import { elementBytes, viewedStrides } from './views.ts';
+
+type DotOp = Extract<Op, { op: 'dot' }>;
+
+/** A product's size along k. */
+export interface Depth {
+  readonly of: 'pairs' | 'quads';
+  /** As the operation counts: single numbers of bf16, or quads. */
+  readonly depth: number;
+  /** Elements of 32 bits. */
+  readonly units: number;
+  /** Of a matrix register's row, and how often that is. */
+  readonly elements: number;
+  readonly steps: number;
+  /** `elements` · `steps`, which is more than `units` where the last step has to be filled up. */
+  readonly padded: number;
+}
+
+export function depthOf(of: 'pairs' | 'quads', depth: number): Depth {
+  const units = of === 'pairs' ? Math.ceil(depth / 2) : depth;
+  const elements = Math.min(units, MATRIX_ELEMENTS);
+  const steps = Math.ceil(units / elements);
+  return { of, depth, units, elements, steps, padded: elements * steps };
+}
+
+export interface ReadyMatrix {
+  readonly operand: MatrixOperand;
+  /** Scratch to give back afterwards. */
+  readonly owned: Stored | null;
+}
+
+/** Vectors of a row of b's panels: as many as there are matrix registers of b. */
+const VECTORS = 2;
+const WIDTH = VECTORS * MATRIX_ELEMENTS;
+
+export function matrixA(context: Context, op: DotOp, m: number, size: Depth): ReadyMatrix {
+  const { of, depth, units, padded } = size;
+  const value = context.viewed(op.a);
+  const inside = value !== null && value.block.inside === 1;
+  const strides = value === null ? [] : viewedStrides(value);
+  const bytes = of === 'pairs' ? 2 : 4;
+  const rowsOf = (base: IntReg, row: number, owned: Stored | null): ReadyMatrix => ({
+    operand: { base, row, k: 4 * size.elements, across: 0 },
+    owned,
+  });
+  /** Whether elements of 32 bits lie beside each other in whole steps. */
+  const whole = padded === units && (of === 'quads' || depth % 2 === 0);
+  if (inside && !op.transA && strides[1] === bytes && whole)
+    return rowsOf(value.block.base, strides[0], null);
+
+  const out = scratchRows(context, m, padded);
+  const base = context.pointer(out);
+  const row = 4 * out.strides[0];
+  if (!whole) clear(context, base, row, [m, padded]);
+  if (of === 'pairs' && op.transA) {
+    // Pairs of rows [units, m], then their transpose.
+    const pairs = scratchRows(context, units, m);
+    const [tile, temporary] = inside && strides[1] === 2 ? [null, false] : rowsIn(context, op.a, value);
+    const source: Source =
+      tile === null
+        ? { base: (value as Viewed).block.base, type: 'bf16', strides: [strides[0], 2] }
+        : scratchSource(context, tile);
+    pairedRows(context, source, [depth, m], context.pointer(pairs), 4 * pairs.strides[0]);
+    if (tile !== null && temporary) context.reclaim(tile.buffer);
+    transpose(context, scratchSource(context, pairs), [units, m], base, row);
+    context.reclaim(pairs.buffer);
+    return rowsOf(base, row, out);
+  }
+  if (inside && !op.transA && strides[1] === bytes && (of === 'quads' || depth % 2 === 0)) {
+    copyRows(
+      context,
+      { base: value.block.base, type: 'i32', strides: [strides[0], 4] },
+      [m, units],
+      base,
+      row,
+    );
+    return rowsOf(base, row, out);
+  }
+  const [tile, temporary] = rowsIn(context, op.a, value);
+  const source = scratchSource(context, tile);
+  if (of === 'pairs') narrowRows(context, source, [m, depth], base, row);
+  else if (op.transA) transpose(context, source, [units, m], base, row);
+  else copyRows(context, source, [m, units], base, row);
+  if (temporary) context.reclaim(tile.buffer);
+  return rowsOf(base, row, out);
+}
+
+export function matrixB(context: Context, op: DotOp, n: number, size: Depth): ReadyMatrix {
+  const { code } = context;
+  const { of, depth, units, elements, padded } = size;
+  const value = context.viewed(op.b);
+  const whole = padded === units;
+  /** Rows of elements of 32 bits, at `row` bytes. */
+  const rowsOf = (base: IntReg, row: number, owned: Stored | null): ReadyMatrix => ({
+    operand: { base, row, k: elements * row, across: 4 * WIDTH },
+    owned,
+  });
+  const columns = n % MATRIX_ELEMENTS === 0;
+  if (value !== null && value.block.inside === 1 && columns && whole) {
+    const { block, unpacking } = value;
+    const strides = viewedStrides(value);
+    const bytes = elementBytes(block.type);
+    if (of === 'pairs' && value.paired)
+      return rowsOf(block.base, bytes * block.view.strides[value.axes[0]], null);
+    if (of === 'quads' && !op.transB && strides[1] === 4) {
+      if (unpacking.length === 0) return rowsOf(block.base, strides[0], null);
+      const tile = context.newTile([depth, n]);
+      const [source, target] = [block.base, context.pointer(tile)];
+      code.pieces(depth, 1, (index) => {
+        const from = code.pointer(source, code.int('mul', index, strides[0]));
+        const to = code.pointer(target, code.int('mul', index, 4 * tile.strides[0]));
+        for (let column = 0; column < n; column += MATRIX_ELEMENTS) {
+          const words = code.load({ base: from, displacement: 4 * column });
+          code.store(unpack(context, unpacking, words), { base: to, displacement: 4 * column });
+        }
+      });
+      return rowsOf(target, 4 * tile.strides[0], tile);
+    }
+  }
+  if (of === 'quads') {
+    const tile = filledRows(context, op, n, size, value);
+    if (!op.transB) return rowsOf(context.pointer(tile), 4 * tile.strides[0], tile);
+    const out = panels(context, n, padded);
+    packPanelsTransposed(context, scratchSource(context, tile), [padded, n], VECTORS, context.pointer(out));
+    context.reclaim(tile.buffer);
+    return panelsOf(context, out, size);
+  }
+  // Packing from rows takes twice the panels' memory meanwhile.
+  const out = panels(context, n, op.transB ? 2 * padded : padded);
+  const to = context.pointer(out);
+  const rows = () => {
+    const tile = filledRows(context, op, n, size, value);
+    packB(context, op.transB, scratchSource(context, tile), [whole ? depth : 2 * padded, n], VECTORS, to);
+    context.reclaim(tile.buffer);
+  };
+  const strides = value === null ? [] : viewedStrides(value);
+  const direct =
+    value !== null && whole && !value.paired && strides[1] === 2 && (!op.transB || depth % 2 === 0);
+  if (!direct) rows();
+  else
+    code.if(
+      value.block.inside,
+      () =>
+        packB(context, op.transB, { base: value.block.base, type: 'bf16', strides }, [depth, n], VECTORS, to),
+      rows,
+    );
+  return panelsOf(context, out, size);
+}
+
+/** Panels of `units` rows of two vectors. */
+const panels = (context: Context, n: number, units: number): Stored => ({
+  at: 'scratch',
+  buffer: context.allocate(4 * Math.ceil(n / WIDTH) * WIDTH * units),
+  strides: [],
+});
+
+const panelsOf = (context: Context, tile: Stored, { elements, padded }: Depth): ReadyMatrix => ({
+  operand: {
+    base: context.pointer(tile),
+    row: 4 * WIDTH,
+    k: 4 * WIDTH * elements,
+    across: 4 * WIDTH * padded,
+  },
+  owned: tile,
+});
+
+/** b as rows of 32-bit elements in scratch, with zeros behind its last step along k where that is not whole. */
+function filledRows(context: Context, op: DotOp, n: number, size: Depth, value: Viewed | null): Stored {
+  const { code } = context;
+  const { of, depth, units, padded } = size;
+  const filled = padded === units ? depth : of === 'pairs' ? 2 * padded : padded;
+  const tile = context.newTile(op.transB ? [n, filled] : [filled, n]);
+  if (value !== null) loadInto(context, value, tile);
+  else {
+    const { shape, dtype } = context.type(op.b);
+    context.elementwise(shape, [context.source(context.value(op.b), dtype)], tile, ([lanes]) => lanes);
+  }
+  if (value !== null && value.unpacking.length > 0) {
+    const { unpacking } = value;
+    const shape = op.transB ? [n, depth] : [depth, n];
+    context.elementwise(shape, [tile], tile, ([lanes]) => unpack(context, unpacking, lanes));
+  }
+  // Whole vectors were written: what lies behind is cleared last.
+  const row = 4 * tile.strides[0];
+  const base = context.pointer(tile);
+  if (op.transB) clear(context, code.pointer(base, 4 * depth), row, [n, filled - depth]);
+  else clear(context, code.pointer(base, row * depth), row, [filled - depth, n]);
+  return tile;
+}
+
+/** An operand as rows of 32-bit elements in scratch, and whether they are a copy. */
+function rowsIn(context: Context, id: number, value: Viewed | null): readonly [Stored, boolean] {
+  const { tile, temporary } = asRows(context, id, value);
+  return [tile, temporary];
+}
+
+/** Rows of 32-bit elements, a line farther apart than they are long, so that they do not share sets of the cache. */
+function scratchRows(context: Context, rows: number, columns: number): Stored {
+  const stride = Math.ceil(columns / MATRIX_ELEMENTS) * MATRIX_ELEMENTS + MATRIX_ELEMENTS;
+  return { at: 'scratch', buffer: context.allocate(4 * rows * stride), strides: [stride, 1] };
+}
+
+/** Zeros in [rows, columns] of 32-bit elements. */
+function clear(
+  { code }: Context,
+  base: IntReg,
+  stride: number,
+  [rows, columns]: readonly [number, number],
+): void {
+  code.pieces(rows, 1, (index) => {
+    const row = code.pointer(base, code.int('mul', index, stride));
+    code.strips(columns, code.lanes, (column, count) => {
+      const to = { base: code.pointer(row, code.int('mul', column, 4)), displacement: 0 };
+      if (count === code.lanes) code.store(code.bits(0), to);
+      else code.storePart(code.bits(0), to, count);
+    });
+  });
+}
+
+/** Calls `visit` for each vector of [rows, columns]: where it begins in `from` and in `to`, and its elements. */
+function eachVector(
+  context: Context,
+  { base, type, strides }: Source,
+  [rows, columns]: readonly [number, number],
+  to: { readonly base: IntReg; readonly row: number; readonly bytes: number },
+  visit: (from: IntReg, to: IntReg, count: number) => void,
+): void {
+  const { code } = context;
+  code.pieces(rows, 1, (row) => {
+    const source = code.pointer(base, code.int('mul', row, strides[0]));
+    const target = code.pointer(to.base, code.int('mul', row, to.row));
+    code.strips(columns, code.lanes, (column, count) =>
+      visit(
+        code.pointer(source, code.int('mul', column, elementBytes(type))),
+        code.pointer(target, code.int('mul', column, to.bytes)),
+        count,
+      ),
+    );
+  });
+}
+
+function copyRows(
+  context: Context,
+  from: Source,
+  size: readonly [number, number],
+  base: IntReg,
+  row: number,
+): void {
+  const { code } = context;
+  eachVector(context, from, size, { base, row, bytes: 4 }, (source, target, count) =>
+    code.store(code.loadPart({ base: source, displacement: 0 }, count), { base: target, displacement: 0 }),
+  );
+}
+
+/** Rows of bf16 widened to f32 become rows of bf16. */
+function narrowRows(
+  context: Context,
+  from: Source,
+  size: readonly [number, number],
+  base: IntReg,
+  row: number,
+): void {
+  const { code } = context;
+  eachVector(context, from, size, { base, row, bytes: 2 }, (source, target, count) => {
+    const lanes = code.loadPart({ base: source, displacement: 0 }, count);
+    const to = { base: target, displacement: 0 };
+    if (count === code.lanes) code.store(lanes, to, 'bf16');
+    else code.storePart(lanes, to, count, 'bf16');
+  });
+}
+
+/** from: [rows, columns] of 32-bit elements; to: [columns, rows]. */
+function transpose(
+  { code }: Context,
+  from: Source,
+  [rows, columns]: readonly [number, number],
+  to: IntReg,
+  toStride: number,
+): void {
+  const { lanes } = code;
+  code.strips(rows, lanes, (row, height) => {
+    const source = code.pointer(from.base, code.int('mul', row, from.strides[0]));
+    const target = code.pointer(to, code.int('mul', row, 4));
+    code.strips(columns, lanes, (column, width) =>
+      code.emit({
+        o: 'vtranspose',
+        from: { base: code.pointer(source, code.int('mul', column, 4)), displacement: 0 },
+        fromStride: from.strides[0],
+        to: { base: code.pointer(target, code.int('mul', column, toStride)), displacement: 0 },
+        toStride,
+        rows: height,
+        columns: width,
+      }),
+    );
+  });
+}

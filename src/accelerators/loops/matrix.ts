@@ -1,0 +1,259 @@
+/**
+ * dot in matrix registers: blocks of the result of up to 32 rows and 32 columns, of which four registers hold the sums,
+ * while two each hold a's rows and b's columns of a step along k.
+ */
+import type { ProductEpilogue } from './epilogue.ts';
+import { finish } from './epilogue.ts';
+import type { IntOperand, IntReg, MatrixShape } from './ir.ts';
+import type { SumRows } from './sums.ts';
+import type { Context } from './values.ts';
+
+/** Rows of a matrix register, and 32-bit elements of each. */
+export const MATRIX_ROWS = 16;
+export const MATRIX_ELEMENTS = 16;
+
+/** An operand whose 32-bit elements hold pairs or quads along k. Steps are in bytes. */
+export interface MatrixOperand {
+  readonly base: IntReg;
+  /** From row to row: of a along m, of b along k. */
+  readonly row: number;
+  /** From one step along k to the next. */
+  readonly k: number;
+  /** Of b: from one pair of registers' columns to the next. */
+  readonly across: number;
+}
+
+export interface MatrixProduct {
+  readonly of: 'pairs' | 'quads';
+  /** Each adds to the same sums. */
+  readonly terms: readonly { readonly a: MatrixOperand; readonly b: MatrixOperand }[];
+  readonly m: number;
+  readonly n: number;
+  /** Elements of a register's row that are used, and steps of so many along k. */
+  readonly elements: number;
+  readonly steps: number;
+  /** Null: all sums begin with `bits`. */
+  readonly acc: SumRows | null;
+  readonly bits: number;
+  /** Null where an epilogue takes the sums. */
+  readonly out: SumRows | null;
+  readonly epilogue: ProductEpilogue | null;
+}
+
+/** Registers: sums of the upper rows, of the lower rows; a's upper and lower rows; b's columns. */
+const SUMS = [
+  [0, 1],
+  [2, 3],
+] as const;
+const A = [4, 5] as const;
+const B = [6, 7] as const;
+const VECTORS = B.length;
+const LARGEST = A.length * MATRIX_ROWS;
+
+/** Bytes of a row of sums beside each other in scratch. */
+const SCRATCH_ROW = 4 * MATRIX_ELEMENTS * VECTORS;
+/** Rows of sums that the epilogue gets at once. */
+const ROWS_AT_ONCE = 4;
+
+/** The rows of each part of a block. */
+const partsOf = (rows: number): readonly number[] =>
+  rows <= MATRIX_ROWS ? [rows] : [Math.ceil(rows / 2), Math.floor(rows / 2)];
+
+function shapesOf(rows: number, elements: number): MatrixShape[] {
+  const [upper, lower = upper] = partsOf(rows);
+  const of = (count: number, bytes: number) => ({ rows: count, bytes });
+  const whole = 4 * MATRIX_ELEMENTS;
+  return [
+    ...[upper, upper, lower, lower].map((count) => of(count, whole)),
+    ...[upper, lower].map((count) => of(count, 4 * elements)),
+    ...B.map(() => of(elements, whole)),
+  ];
+}
+
+/** Rows in blocks of two neighbouring sizes. */
+function blocksOfRows(m: number): { from: number; to: number; rows: number }[] {
+  const count = Math.ceil(m / LARGEST);
+  const small = Math.floor(m / count);
+  const border = (m % count) * (small + 1);
+  return [
+    { from: 0, to: border, rows: small + 1 },
+    { from: border, to: m, rows: small },
+  ].filter(({ from, to }) => to > from);
+}
+
+export function matrixProduct(context: Context, product: MatrixProduct): void {
+  const { code } = context;
+  const { m, n, terms, acc, bits, out, epilogue, elements } = product;
+  const narrow = n === 1;
+  const viaScratch = epilogue !== null || narrow || (acc === null && bits !== 0);
+  const scratch = viaScratch ? context.allocate(LARGEST * SCRATCH_ROW) : null;
+  const strides = new Map<number, IntReg>();
+  const stride = (bytes: number): IntReg => {
+    const known = strides.get(bytes) ?? code.register(bytes);
+    strides.set(bytes, known);
+    return known;
+  };
+  const used = [...terms.flatMap(({ a, b }) => [a, b]), acc, out].flatMap((each) =>
+    each === null ? [] : [each.row],
+  );
+  for (const bytes of [...used, ...(scratch === null ? [] : [SCRATCH_ROW])]) stride(bytes);
+  const place: Place = {
+    product,
+    stride,
+    scratch:
+      scratch === null ? null : { base: code.pointer(context.scratch, scratch.offset), row: SCRATCH_ROW },
+    narrow,
+  };
+  for (const { from, to, rows } of blocksOfRows(m)) {
+    code.emit({ o: 'mshape', shapes: shapesOf(rows, elements) });
+    const band = (row: IntOperand) =>
+      code.pieces(Math.ceil(n / MATRIX_ELEMENTS), VECTORS, (column, vectors) =>
+        block(context, place, { row, rows, column, vectors }),
+      );
+    if (to - from === rows) band(from);
+    else code.for(from, to, rows, band);
+  }
+  if (scratch !== null) context.reclaim(scratch);
+}
+
+interface Place {
+  readonly product: MatrixProduct;
+  readonly stride: (bytes: number) => IntReg;
+  readonly scratch: SumRows | null;
+  readonly narrow: boolean;
+}
+
+/** `row` is the first of `rows`; `column` counts pairs of registers. */
+interface Corner {
+  readonly row: IntOperand;
+  readonly rows: number;
+  readonly column: IntOperand;
+  readonly vectors: number;
+}
+
+function block(context: Context, place: Place, corner: Corner): void {
+  const { code } = context;
+  const { product, stride } = place;
+  const { of, terms, steps, out, epilogue } = product;
+  const parts = partsOf(corner.rows);
+  const columns = Array.from({ length: corner.vectors }, (_, vector) => vector);
+  begin(context, place, corner);
+
+  const moving = (start: IntReg): IntReg => {
+    const dst = code.newInt();
+    code.emit({ o: 'imove', dst, a: start });
+    return dst;
+  };
+  const pointers = terms.map(({ a, b }) => ({
+    a: moving(code.pointer(a.base, code.int('mul', corner.row, a.row))),
+    b: moving(code.pointer(b.base, code.int('mul', corner.column, b.across))),
+  }));
+  const step = () =>
+    terms.forEach(({ a, b }, term) => {
+      const load = (register: number, base: IntReg, displacement: number, row: number) =>
+        code.emit({ o: 'mload', register, from: { base, displacement }, stride: stride(row) });
+      for (const vector of columns) load(B[vector], pointers[term].b, 4 * MATRIX_ELEMENTS * vector, b.row);
+      parts.forEach((_, part) => {
+        load(A[part], pointers[term].a, part * parts[0] * a.row, a.row);
+        for (const vector of columns)
+          code.emit({ o: 'mdot', of, sum: SUMS[part][vector], a: A[part], b: B[vector] });
+      });
+    });
+  if (steps === 1) step();
+  else
+    code.for(0, steps, 1, () => {
+      step();
+      terms.forEach(({ a, b }, term) => {
+        const forward = (dst: IntReg, by: number) => code.emit({ o: 'ibin', dst, fn: 'add', a: dst, b: by });
+        forward(pointers[term].a, a.k);
+        forward(pointers[term].b, b.k);
+      });
+    });
+
+  if (out !== null && epilogue === null && !place.narrow) {
+    move(context, place, corner, 'mstore', sumsAt(context, out, corner));
+    return;
+  }
+  const rows = place.scratch as SumRows;
+  move(context, place, corner, 'mstore', rows);
+  code.pieces(corner.rows, ROWS_AT_ONCE, (index, count) => {
+    const row = code.int('mul', index, ROWS_AT_ONCE);
+    const base = code.pointer(rows.base, code.int('mul', row, SCRATCH_ROW));
+    const sums = Array.from({ length: count }, (_, each) =>
+      columns.map((vector) =>
+        code.load({ base, displacement: SCRATCH_ROW * each + 4 * MATRIX_ELEMENTS * vector }),
+      ),
+    );
+    if (epilogue !== null) {
+      const down = code.int('add', corner.row, row);
+      const streams = epilogue.streams.map((stream) => {
+        const along = code.int('mul', corner.column, stream.column * MATRIX_ELEMENTS * VECTORS);
+        return code.pointer(stream.base, code.int('add', code.int('mul', down, stream.row), along));
+      });
+      finish(context, epilogue, streams, sums);
+    } else if (out !== null) {
+      const to = code.pointer(sumsAt(context, out, corner).base, code.int('mul', row, out.row));
+      sums.forEach(([sum], each) => {
+        code.storeFirst(sum, { base: to, displacement: out.row * each });
+      });
+    }
+  });
+}
+
+/** The block's first sum. */
+function sumsAt({ code }: Context, { base, row }: SumRows, corner: Corner): SumRows {
+  const along = code.int('mul', corner.column, SCRATCH_ROW);
+  return { base: code.pointer(base, code.int('add', code.int('mul', corner.row, row), along)), row };
+}
+
+/** Loads or stores the block's sums. */
+function move(
+  { code }: Context,
+  { stride }: Place,
+  { rows, vectors }: Corner,
+  o: 'mload' | 'mstore',
+  { base, row }: SumRows,
+): void {
+  const [upper] = partsOf(rows);
+  partsOf(rows).forEach((_, part) => {
+    for (let vector = 0; vector < vectors; vector++) {
+      const address = { base, displacement: part * upper * row + 4 * MATRIX_ELEMENTS * vector };
+      const register = SUMS[part][vector];
+      if (o === 'mload') code.emit({ o, register, from: address, stride: stride(row) });
+      else code.emit({ o, register, to: address, stride: stride(row) });
+    }
+  });
+}
+
+/** Gives the sums what they begin with. */
+function begin(context: Context, place: Place, corner: Corner): void {
+  const { code } = context;
+  const { acc, bits } = place.product;
+  const { rows, vectors } = corner;
+  if (acc === null && bits === 0) {
+    partsOf(rows).forEach((_, part) => {
+      for (let vector = 0; vector < vectors; vector++)
+        code.emit({ o: 'mzero', register: SUMS[part][vector] });
+    });
+    return;
+  }
+  if (acc !== null && !place.narrow) {
+    move(context, place, corner, 'mload', sumsAt(context, acc, corner));
+    return;
+  }
+  const scratch = place.scratch as SumRows;
+  const from = acc === null ? null : sumsAt(context, acc, corner);
+  code.pieces(rows, 1, (index) => {
+    const to = code.pointer(scratch.base, code.int('mul', index, SCRATCH_ROW));
+    const sum =
+      from === null
+        ? code.bits(bits)
+        : code.broadcast({
+            base: code.pointer(from.base, code.int('mul', index, from.row)),
+            displacement: 0,
+          });
+    for (let vector = 0; vector < vectors; vector++)
+      code.store(sum, { base: to, displacement: 4 * MATRIX_ELEMENTS * vector });
+  });
+  move(context, place, corner, 'mload', scratch);
+}
