@@ -123,6 +123,10 @@ const build: (options: BuildOptions) => Kernel = memoized((options: BuildOptions
       const place = transB ? [column, position] : [position, column];
       return flat(k.load(b, at(place), full1(batched, shape)), shape);
     };
+    // Known before the sums are, so that these can go where they belong without a stop.
+    const columns = Array.from({ length: parts }, (_, part) =>
+      part === 0 ? column : column.add(part * width),
+    );
     const sums = k.loop(
       { hi: depth, step: block.k, kind: 'pipelined' },
       Array.from({ length: parts }, () => k.zeros([block.m, width])),
@@ -139,7 +143,7 @@ const build: (options: BuildOptions) => Kernel = memoized((options: BuildOptions
     );
 
     sums.forEach((acc, part) => {
-      const from = column.add(part * width);
+      const from = columns[part];
       let result = acc;
       if (epilogue !== undefined) {
         const tiles = extras.map(({ view, kind }) => {

@@ -46,6 +46,8 @@ export interface Machine {
   readonly tile: { readonly rows: number; readonly vectors: number };
   /** One instruction multiplies pairs of bf16. */
   readonly bf16Pairs: boolean;
+  /** Products of bf16 are computed in matrix registers. */
+  readonly matrixRegisters: boolean;
 }
 
 /** How kernels are cut for an accelerator. */
@@ -130,6 +132,11 @@ const COST = {
   /** Of a program, to be claimed and begun. */
   program: 50,
 };
+/**
+ * Matrix registers: products that are added in the time of one vector multiply-add, what a vector of sums and of b that
+ * is packed take, and what stays near (`accelerators/loops/matrix.ts`). Fitted to a Sapphire Rapids core.
+ */
+const MATRIX = { rows: 32, products: 32, sum: 1.5, pack: 3, stretch: 256, band: 128 };
 /** Of a program's time, what threads wait for the last one at the end, as they have other things to do now and then. */
 const UNEVEN = 0.04;
 /** Of a cache, what a program can count on: the rest holds what else goes by. */
@@ -141,12 +148,13 @@ const BYTES: { readonly [S in Storage]: number } = { f32: 4, bf16: 2 };
 /** What `predictedCost` says of every choice of blocks. */
 function costModel(
   product: Product,
-  { caches, lanes, tile, bf16Pairs }: Machine,
+  { caches, lanes, tile, bf16Pairs, matrixRegisters }: Machine,
   parallel: number,
 ): (blocks: MatmulBlocks) => number {
   const { m, n, k, batch = 1, transA, transB, panel, aType = 'f32', bType = 'f32' } = product;
   const [bytesA, bytesB] = [BYTES[aType], BYTES[bType]];
   const paired = bf16Pairs && aType === 'bf16' && bType === 'bf16';
+  const matrix = matrixRegisters && paired ? MATRIX : null;
   const stride = bytesA * k;
   const widened = aType === 'bf16' && !paired;
   const [l1, l2, l3] = [USABLE * caches.l1, USABLE * caches.l2, USABLE * caches.l3];
@@ -156,31 +164,40 @@ function costModel(
 
   return (blocks) => {
     const steps = ceilDiv(k, blocks.k);
-    const rows = Math.min(tile.rows, blocks.m);
+    const rows = Math.min(matrix?.rows ?? tile.rows, blocks.m);
     // Few rows leave registers for more vectors beside each other.
-    const vectors = rows < tile.rows ? Math.min(8, Math.floor((2 * tile.rows) / rows)) : tile.vectors;
+    const few = matrix === null && rows < tile.rows;
+    const vectors = few ? Math.min(8, Math.floor((2 * tile.rows) / rows)) : tile.vectors;
     const width = panel ?? vectors * lanes;
     const across = ceilDiv(blocks.n, width);
     const down = ceilDiv(blocks.m, rows);
 
-    const multiply = (blocks.m * across * (width / lanes) * blocks.k) / (paired ? 2 : 1);
-    const tiles = across * down * (COST.tile + COST.sum * rows * (width / lanes));
-    const packed = panel === undefined && (transB === true || worthPacking(blocks.m, tile.rows));
-    const packing = packed ? ((blocks.k * blocks.n) / lanes) * COST.pack : 0;
+    const multiply =
+      (blocks.m * across * (width / lanes) * blocks.k) / (matrix?.products ?? (paired ? 2 : 1));
+    const tiles = across * down * (COST.tile + (matrix?.sum ?? COST.sum) * rows * (width / lanes));
+    const packed =
+      panel === undefined && (matrix !== null || transB === true || worthPacking(blocks.m, tile.rows));
+    const packing = packed ? ((blocks.k * blocks.n) / lanes) * (matrix?.pack ?? COST.pack) : 0;
     const apart = aType === bType && !transA && rowsConflict(blocks.m, stride, paired);
-    const copied = widened || apart;
+    const copied = widened || (matrix === null ? apart : transA === true);
     const copying = copied ? ((blocks.m * blocks.k) / lanes) * COST.copy : 0;
 
     const aBytes = blocks.m * blocks.k * (paired ? 2 : 4);
     const bBytes = blocks.n * blocks.k * (packed ? 4 / (paired ? 2 : 1) : bytesB);
     const sumBytes = 4 * blocks.m * blocks.n;
-    const strip = aBytes / down;
-    const panelBytes = bBytes / across;
+    // What is near at a time: all of it, or stretches along k of bands of rows.
+    const stretch = Math.min(1, (matrix?.stretch ?? blocks.k) / blocks.k);
+    const band = Math.min(1, (matrix?.band ?? blocks.m) / blocks.m);
+    const strip = (stretch * aBytes) / down;
+    const panelBytes = (stretch * bBytes) / across;
+    // What is packed at once in long steps along k may not stay in the second cache until it is used.
+    const arranged = matrix === null ? 0 : (packed ? bBytes : 0) + (copied ? aBytes : 0);
     // A panel of b is used by each strip of a; the whole of a by each panel; the sums at each step along k,
     // where there are several: else they go to c, whatever the blocks.
     const again =
       (down - 1) * bBytes * from(panelBytes + strip) +
-      (across - 1) * aBytes * from(aBytes + panelBytes) +
+      (across - 1) * aBytes * from(band * stretch * aBytes + panelBytes) +
+      arranged * from(arranged) +
       (steps > 1 ? 2 * sumBytes * from(sumBytes + aBytes + bBytes) : 0);
     // Programs beside each other share their rows of a; all columns of b go by before they are read again.
     const wholeA = blocks.m * k * bytesA;

@@ -18,6 +18,7 @@ const machine = (l2: number, { l1 = 32 * K, l3 = 32 * K * K } = {}): Machine => 
   lanes: 16,
   tile: { rows: 14, vectors: 2 },
   bf16Pairs: true,
+  matrixRegisters: false,
 });
 const LARGE = machine(1024 * K);
 const SMALL = machine(256 * K);

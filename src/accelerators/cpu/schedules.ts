@@ -47,8 +47,8 @@ function cachesOf({ caches }: Processor, threads: number): Machine['caches'] {
 }
 
 export function machineOf(processor: Processor, target: LoopTarget, threads: number): Machine {
-  const { lanes, dotTile, bf16Pairs } = target;
-  return { caches: cachesOf(processor, threads), lanes, tile: dotTile, bf16Pairs };
+  const { lanes, dotTile, bf16Pairs, matrixRegisters } = target;
+  return { caches: cachesOf(processor, threads), lanes, tile: dotTile, bf16Pairs, matrixRegisters };
 }
 
 /**
@@ -60,9 +60,9 @@ export function processorKey(
   machine: Machine,
   threads: number,
 ): string {
-  const { caches, lanes, bf16Pairs } = machine;
+  const { caches, lanes, bf16Pairs, matrixRegisters } = machine;
   const sizes = [caches.l1, caches.l2, caches.l3].map((bytes) => `${Math.round(bytes / 1024)}K`);
-  const isa = `${lanes === 16 ? 'avx512' : 'avx2'}${bf16Pairs ? '+bf16' : ''}`;
+  const isa = `${lanes === 16 ? 'avx512' : 'avx2'}${bf16Pairs ? '+bf16' : ''}${matrixRegisters ? '+amx' : ''}`;
   return `${vendor || 'x86-64'} ${family}/${model} ${isa} ${sizes.join(' ')} ${threads} thread${threads === 1 ? '' : 's'}`;
 }
 

@@ -49,6 +49,7 @@ const VECTORS = 2;
 const WIDTH = VECTORS * MATRIX_ELEMENTS;
 
 export function matrixA(context: Context, op: DotOp, m: number, size: Depth): ReadyMatrix {
+  const { code } = context;
   const { of, depth, units, padded } = size;
   const value = context.viewed(op.a);
   const inside = value !== null && value.block.inside === 1;
@@ -68,17 +69,28 @@ export function matrixA(context: Context, op: DotOp, m: number, size: Depth): Re
   const row = 4 * out.strides[0];
   if (!whole) clear(context, base, row, [m, padded]);
   if (of === 'pairs' && op.transA) {
-    // Pairs of rows [units, m], then their transpose.
-    const pairs = scratchRows(context, units, m);
-    const [tile, temporary] = inside && strides[1] === 2 ? [null, false] : rowsIn(context, op.a, value);
+    const direct = inside && strides[1] === 2;
+    const [tile, temporary] = direct ? [null, false] : rowsIn(context, op.a, value);
     const source: Source =
       tile === null
         ? { base: (value as Viewed).block.base, type: 'bf16', strides: [strides[0], 2] }
         : scratchSource(context, tile);
-    pairedRows(context, source, [depth, m], context.pointer(pairs), 4 * pairs.strides[0]);
-    if (tile !== null && temporary) context.reclaim(tile.buffer);
-    transpose(context, scratchSource(context, pairs), [units, m], base, row);
+    // As many pairs of rows as are transposed at once, so that they stay in the first cache.
+    const pairs = scratchRows(context, MATRIX_ELEMENTS, m);
+    code.pieces(depth, 2 * MATRIX_ELEMENTS, (index, numbers) => {
+      const from = code.pointer(source.base, code.int('mul', index, 2 * MATRIX_ELEMENTS * source.strides[0]));
+      pairedRows(
+        context,
+        { ...source, base: from },
+        [numbers, m],
+        context.pointer(pairs),
+        4 * pairs.strides[0],
+      );
+      const to = code.pointer(base, code.int('mul', index, 4 * MATRIX_ELEMENTS));
+      transpose(context, scratchSource(context, pairs), [Math.ceil(numbers / 2), m], to, row);
+    });
     context.reclaim(pairs.buffer);
+    if (tile !== null && temporary) context.reclaim(tile.buffer);
     return rowsOf(base, row, out);
   }
   if (inside && !op.transA && strides[1] === bytes && (of === 'quads' || depth % 2 === 0)) {

@@ -6,7 +6,7 @@ import type { ProductEpilogue } from './epilogue.ts';
 import { finish } from './epilogue.ts';
 import type { IntOperand, IntReg, MatrixShape } from './ir.ts';
 import type { SumRows } from './sums.ts';
-import type { Context } from './values.ts';
+import type { Buffer, Context } from './values.ts';
 
 /** Rows of a matrix register, and 32-bit elements of each. */
 export const MATRIX_ROWS = 16;
@@ -81,72 +81,118 @@ function blocksOfRows(m: number): { from: number; to: number; rows: number }[] {
   ].filter(({ from, to }) => to > from);
 }
 
+/** Steps along k that the columns of b which stay in the first cache are long. */
+const STEPS_AT_ONCE = 8;
+/** Rows whose sums are completed before the next ones: with a's rows, they stay in the second cache meanwhile. */
+const BAND = 128;
+
+/** A stretch along k of `steps`, from step `from` on. */
+interface Stretch {
+  readonly from: IntOperand;
+  readonly steps: number;
+  readonly first: boolean;
+  readonly last: boolean;
+}
+
+/** Whether so many rows of a use b's columns again that it is worth to keep these near. */
+const isLong = ({ m, steps }: Pick<MatrixProduct, 'm' | 'steps'>) => m > LARGEST && steps > STEPS_AT_ONCE;
+
+/** The steps along k in stretches after which all sums have got their part. */
+function stretches({ code }: Context, { m, steps }: MatrixProduct, each: (stretch: Stretch) => void): void {
+  const count = isLong({ m, steps }) ? Math.ceil(steps / STEPS_AT_ONCE) : 1;
+  const size = Math.ceil(steps / count);
+  const last = (count - 1) * size;
+  each({ from: 0, steps: count === 1 ? steps : size, first: true, last: count === 1 });
+  if (count > 2) code.for(size, last, size, (from) => each({ from, steps: size, first: false, last: false }));
+  if (count > 1) each({ from: last, steps: steps - last, first: false, last: true });
+}
+
+interface Place {
+  readonly product: MatrixProduct;
+  readonly stride: (bytes: number) => IntReg;
+  /** A block's sums, where they go through memory to become something else. */
+  readonly scratch: SumRows | null;
+  /** Sums that are not complete yet. */
+  readonly partial: SumRows | null;
+  readonly narrow: boolean;
+}
+
 export function matrixProduct(context: Context, product: MatrixProduct): void {
   const { code } = context;
   const { m, n, terms, acc, bits, out, epilogue, elements } = product;
   const narrow = n === 1;
-  const viaScratch = epilogue !== null || narrow || (acc === null && bits !== 0);
-  const scratch = viaScratch ? context.allocate(LARGEST * SCRATCH_ROW) : null;
+  const takenOver = epilogue !== null || narrow;
+  const scratch = takenOver || (acc === null && bits !== 0) ? context.allocate(LARGEST * SCRATCH_ROW) : null;
+  const columns = Math.ceil(n / MATRIX_ELEMENTS);
+  // A line farther apart than they are long, so that rows do not share sets of the cache.
+  const partialRow = 4 * MATRIX_ELEMENTS * (columns + 1);
+  const band = isLong(product) ? BAND : m;
+  const partial = isLong(product) ? context.allocate(partialRow * Math.min(band, m)) : null;
+  const rowsAt = (buffer: Buffer, row: number): SumRows => ({
+    base: code.pointer(context.scratch, buffer.offset),
+    row,
+  });
   const strides = new Map<number, IntReg>();
   const stride = (bytes: number): IntReg => {
     const known = strides.get(bytes) ?? code.register(bytes);
     strides.set(bytes, known);
     return known;
   };
-  const used = [...terms.flatMap(({ a, b }) => [a, b]), acc, out].flatMap((each) =>
-    each === null ? [] : [each.row],
-  );
-  for (const bytes of [...used, ...(scratch === null ? [] : [SCRATCH_ROW])]) stride(bytes);
   const place: Place = {
     product,
     stride,
-    scratch:
-      scratch === null ? null : { base: code.pointer(context.scratch, scratch.offset), row: SCRATCH_ROW },
+    scratch: scratch && rowsAt(scratch, SCRATCH_ROW),
+    partial: partial && rowsAt(partial, partialRow),
     narrow,
   };
-  for (const { from, to, rows } of blocksOfRows(m)) {
-    code.emit({ o: 'mshape', shapes: shapesOf(rows, elements) });
-    const band = (row: IntOperand) =>
-      code.pieces(Math.ceil(n / MATRIX_ELEMENTS), VECTORS, (column, vectors) =>
-        block(context, place, { row, rows, column, vectors }),
-      );
-    if (to - from === rows) band(from);
-    else code.for(from, to, rows, band);
-  }
-  if (scratch !== null) context.reclaim(scratch);
+  // Made before the loops that use them.
+  for (const rows of [...terms.flatMap(({ a, b }) => [a, b]), acc, out, place.scratch, place.partial])
+    if (rows !== null) stride(rows.row);
+  code.pieces(m, band, (index, height) => {
+    const top = code.int('mul', index, band);
+    stretches(context, product, (stretch) =>
+      code.pieces(columns, VECTORS, (column, vectors) => {
+        for (const { from, to, rows } of blocksOfRows(height)) {
+          code.emit({ o: 'mshape', shapes: shapesOf(rows, elements) });
+          const each = (down: IntOperand) =>
+            block(context, place, { row: code.int('add', top, down), down, rows, column, vectors }, stretch);
+          if (to - from === rows) each(from);
+          else code.for(from, to, rows, each);
+        }
+      }),
+    );
+  });
+  for (const buffer of [scratch, partial]) if (buffer !== null) context.reclaim(buffer);
 }
 
-interface Place {
-  readonly product: MatrixProduct;
-  readonly stride: (bytes: number) => IntReg;
-  readonly scratch: SumRows | null;
-  readonly narrow: boolean;
-}
-
-/** `row` is the first of `rows`; `column` counts pairs of registers. */
+/** `row` is the first of `rows`, `down` the same from the band's first on; `column` counts pairs of registers. */
 interface Corner {
   readonly row: IntOperand;
+  readonly down: IntOperand;
   readonly rows: number;
   readonly column: IntOperand;
   readonly vectors: number;
 }
 
-function block(context: Context, place: Place, corner: Corner): void {
+function block(context: Context, place: Place, corner: Corner, stretch: Stretch): void {
   const { code } = context;
   const { product, stride } = place;
-  const { of, terms, steps, out, epilogue } = product;
+  const { of, terms, out, epilogue } = product;
+  const { steps } = stretch;
   const parts = partsOf(corner.rows);
   const columns = Array.from({ length: corner.vectors }, (_, vector) => vector);
-  begin(context, place, corner);
+  if (stretch.first) begin(context, place, corner);
+  else move(context, place, corner, 'mload', partialAt(context, place, corner));
 
-  const moving = (start: IntReg): IntReg => {
+  const start = ({ base, k }: MatrixOperand, beside: IntOperand): IntReg => {
     const dst = code.newInt();
-    code.emit({ o: 'imove', dst, a: start });
+    const first = code.pointer(base, code.int('add', beside, code.int('mul', stretch.from, k)));
+    code.emit({ o: 'imove', dst, a: first });
     return dst;
   };
   const pointers = terms.map(({ a, b }) => ({
-    a: moving(code.pointer(a.base, code.int('mul', corner.row, a.row))),
-    b: moving(code.pointer(b.base, code.int('mul', corner.column, b.across))),
+    a: start(a, code.int('mul', corner.row, a.row)),
+    b: start(b, code.int('mul', corner.column, b.across)),
   }));
   const step = () =>
     terms.forEach(({ a, b }, term) => {
@@ -170,8 +216,9 @@ function block(context: Context, place: Place, corner: Corner): void {
       });
     });
 
-  if (out !== null && epilogue === null && !place.narrow) {
-    move(context, place, corner, 'mstore', sumsAt(context, out, corner));
+  if (!stretch.last || (epilogue === null && !place.narrow)) {
+    const to = stretch.last ? sumsAt(context, out as SumRows, corner) : partialAt(context, place, corner);
+    move(context, place, corner, 'mstore', to);
     return;
   }
   const rows = place.scratch as SumRows;
@@ -205,6 +252,9 @@ function sumsAt({ code }: Context, { base, row }: SumRows, corner: Corner): SumR
   const along = code.int('mul', corner.column, SCRATCH_ROW);
   return { base: code.pointer(base, code.int('add', code.int('mul', corner.row, row), along)), row };
 }
+
+const partialAt = (context: Context, { partial }: Place, corner: Corner): SumRows =>
+  sumsAt(context, partial as SumRows, { ...corner, row: corner.down });
 
 /** Loads or stores the block's sums. */
 function move(
