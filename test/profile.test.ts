@@ -22,6 +22,7 @@ const limits: Limits = {
     threads: 2,
     fma: { avx2: { one: 50e9, all: 100e9 } },
     dots: {},
+    tiles: {},
     read: { one: 10e9, all: 20e9 },
     copy: { one: 8e9, all: 16e9 },
   },

@@ -77,8 +77,11 @@ const MULTIPLIED_AS: Readonly<Record<string, NarrowType>> = { bf16: 'bf16', int8
  */
 export function arithmeticPeak({ machine, wasm }: Limits, device: string, dtype = 'f32'): number | null {
   if (device === 'cpu' && machine !== null) {
-    const narrow = machine.dots[MULTIPLIED_AS[dtype]];
-    return narrow?.all ?? Math.max(...Object.values(machine.fma).map(({ all }) => all));
+    const type = MULTIPLIED_AS[dtype];
+    return (
+      (machine.tiles[type] ?? machine.dots[type])?.all ??
+      Math.max(...Object.values(machine.fma).map(({ all }) => all))
+    );
   }
   return device === 'wasm' && wasm !== null ? wasm.all : null;
 }

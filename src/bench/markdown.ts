@@ -61,6 +61,9 @@ function limitRows({ machine, wasm }: Limits): string[][] {
     ...Object.entries(machine?.dots ?? {}).map(([type, limit]) =>
       rate(`multiply-add ${type}, avx512`, limit, type === 'int8' ? 'GOP/s' : 'GFLOP/s'),
     ),
+    ...Object.entries(machine?.tiles ?? {}).map(([type, limit]) =>
+      rate(`multiply-add ${type}, amx`, limit, type === 'int8' ? 'GOP/s' : 'GFLOP/s'),
+    ),
     ...(machine === null
       ? []
       : [

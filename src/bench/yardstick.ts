@@ -71,6 +71,7 @@ export function largerLimits(a: Limits, b: Limits): Limits {
     threads: x.threads,
     fma: each(x.fma, y.fma),
     dots: each(x.dots, y.dots),
+    tiles: each(x.tiles, y.tiles),
     read: largerRate(x.read, y.read),
     copy: largerRate(x.copy, y.copy),
   });

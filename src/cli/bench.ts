@@ -84,13 +84,16 @@ export function limitLines({ machine, wasm }: Limits): string[] {
 /** Operations on integers are not floating-point ones. */
 const OPERATIONS: { readonly [T in NarrowType]: string } = { bf16: 'GFLOP/s', int8: 'GOP/s' };
 
-function machineLines({ threads, fma, dots, read, copy }: MachineLimits): string[] {
+function machineLines({ threads, fma, dots, tiles, read, copy }: MachineLimits): string[] {
   return [
     ...Object.entries(fma).map(([isa, rate]) =>
       limitLine(`multiply-add f32, ${isa}`, rate, 'GFLOP/s', threads),
     ),
     ...Object.entries(dots).map(([type, rate]) =>
       limitLine(`multiply-add ${type}, avx512`, rate, OPERATIONS[type as NarrowType], threads),
+    ),
+    ...Object.entries(tiles).map(([type, rate]) =>
+      limitLine(`multiply-add ${type}, amx`, rate, OPERATIONS[type as NarrowType], threads),
     ),
     limitLine('memory, read', read, 'GB/s', threads),
     limitLine('memory, copy (read + write)', copy, 'GB/s', threads),

@@ -133,8 +133,9 @@ export type Op =
    * taken in ascending k, one accumulator an element, each step a fused multiply-add: for k = 0, 1, …:
    * acc = fma(a[m, k], b[k, n], acc). That fixed order is what makes results independent of tile sizes. bf16 operands
    * are taken in pairs along k, of each the second first (k = 1, 0, 3, 2, …; a last one without a partner comes alone):
-   * that is how processors multiply them. There, numbers below the smallest normal one may count as 0. So tiles of
-   * bf16 should be of even size along k.
+   * that is how processors multiply them. There, numbers below the smallest normal one may count as 0. An accelerator
+   * with matrix registers says so (`bf16Sums`) and takes bf16 in blocks of 32 along k (`sums.ts`). So tiles of bf16 should
+   * be of even size along k, and where several follow each other, of a multiple of 32.
    * a in i32 and b in u32 are quads: each element holds four bytes that follow each other along k, the first in the low
    * byte, signed ones in a and unsigned ones in b, and the product of two elements is the sum of the four products; that
    * is how processors multiply bytes.

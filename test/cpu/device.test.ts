@@ -30,7 +30,10 @@ describe('cpu device', { skip: probe.available ? false : probe.reason }, () => {
       assert.equal(fromEnvironment.info.features[0], 'avx2');
       await fromEnvironment.close();
       process.env.TANDEM_CPU_ISA = 'sse';
-      await assert.rejects(cpuFactory.open(), /TANDEM_CPU_ISA 'sse' is unknown .* use one of avx512, avx2/);
+      await assert.rejects(
+        cpuFactory.open(),
+        /TANDEM_CPU_ISA 'sse' is unknown .* use one of amx, avx512, avx2/,
+      );
       // A wrong setting is not a machine without the accelerator.
       await assert.rejects(cpuFactory.probe(), /TANDEM_CPU_ISA 'sse'/);
       await assert.rejects(cpuFactory.open({ features: ['neon'] }), /feature 'neon' is unknown/);
@@ -41,7 +44,8 @@ describe('cpu device', { skip: probe.available ? false : probe.reason }, () => {
     }
   });
 
-  for (const isa of probe.info?.features[0] === 'avx512' ? ['avx512', 'avx2'] : ['avx2']) {
+  const instructionSets = ['amx', 'avx512', 'avx2'];
+  for (const isa of instructionSets.slice(instructionSets.indexOf(probe.info?.features[0] as string))) {
     test(`${isa}: kernels run with any number of threads, from the same code when they are equal`, async () => {
       for (const threads of [1, 2, 5]) {
         const device = await cpuFactory.open({ features: [isa], threads });

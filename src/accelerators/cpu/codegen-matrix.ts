@@ -10,7 +10,7 @@ const bytesAt = 16;
 const rowsAt = 48;
 
 /** The operand of ldtilecfg: palette 1, then bytes a row of each tile in 16 bits, and rows in 8. */
-function configuration(shapes: readonly MatrixShape[]): Int32Array<ArrayBuffer> {
+export function configuration(shapes: readonly MatrixShape[]): Int32Array<ArrayBuffer> {
   const words = new Int32Array(16);
   const view = new DataView(words.buffer);
   view.setUint8(0, 1);

@@ -1,12 +1,13 @@
 /** What this machine can do at most, measured with code written for nothing else: the yardstick of the benchmarks. */
 import { Assembler } from './assembler.ts';
 import type { Isa } from './codegen-emitter.ts';
+import { configuration } from './codegen-matrix.ts';
 import { type CpuFeature, processor } from './cpuid.ts';
 import { usableThreads } from './host.ts';
 import { CodeBlock, Mapping } from './memory.ts';
 import { loadNative, type Native } from './native.ts';
 import { type Memory, mem } from './operands.ts';
-import { r8q, r9, rax, rcx, rdi, rdx, ymm, zmm } from './registers.ts';
+import { r8q, r9, rax, rcx, rdi, rdx, tmm, ymm, zmm } from './registers.ts';
 import { LaunchList, ThreadPool } from './threads.ts';
 
 /** A rate by number of threads. */
@@ -21,6 +22,8 @@ export interface MachineLimits {
   readonly fma: { readonly [I in Isa]?: Rate };
   /** The same of instructions that add several products at once: pairs of bf16 (vdpbf16ps), quads of bytes (vpdpbusd). */
   readonly dots: { readonly [T in NarrowType]?: Rate };
+  /** The same of instructions that multiply tiles of them (AMX). */
+  readonly tiles: { readonly [T in NarrowType]?: Rate };
   /** Bytes read a second, from memory beyond the caches. */
   readonly read: Rate;
   /** Bytes read plus bytes written a second of a copy with ordinary stores. */
@@ -72,6 +75,17 @@ const narrowDots: { readonly [T in NarrowType]: NarrowDot } = {
   int8: { feature: 'avx512vnni', mnemonic: 'vpdpbusd', products: 4 },
 };
 
+/** Products of tiles, and the numbers along k that each adds up. */
+const tileDots: {
+  readonly [T in NarrowType]: { readonly mnemonic: 'tdpbf16ps' | 'tdpbsud'; depth: number };
+} = {
+  bf16: { mnemonic: 'tdpbf16ps', depth: 32 },
+  int8: { mnemonic: 'tdpbsud', depth: 64 },
+};
+const tileRows = 16;
+/** Sums of two tiles of a times two of b. */
+const tileProducts = [0, 1, 2, 3].map((sum) => [sum, 4 + (sum >> 1), 6 + (sum & 1)] as const);
+
 /** for (rdx = from; rdx < rcx = to; rdx++) body; r8 and r9 are pointers 0 and 1, rax is the body's. */
 function overPrograms(pointers: number, body: (a: Assembler) => void): Uint8Array {
   const a = new Assembler();
@@ -96,6 +110,19 @@ function assembleSums(add: VectorSet['multiplyAdd']): Uint8Array {
     const loop = a.here('round');
     for (let i = 0; i < fmaAccumulators; i++) add(a, i, fmaAccumulators);
     a.emit('dec', rax).emit('jne', loop);
+  });
+}
+
+/** Products of tiles that hold zeros. */
+function assembleTiles(mnemonic: 'tdpbf16ps' | 'tdpbsud'): Uint8Array {
+  const whole = { rows: tileRows, bytes: 4 * tileRows };
+  return overPrograms(0, (a) => {
+    a.emit('ldtilecfg', a.constant(configuration(Array.from({ length: 8 }, () => whole))));
+    a.emit('mov', rax, fmaRounds);
+    a.align(32);
+    const loop = a.here('round');
+    for (const [sum, left, right] of tileProducts) a.emit(mnemonic, tmm(sum), tmm(left), tmm(right));
+    a.emit('dec', rax).emit('jne', loop).emit('tilerelease');
   });
 }
 
@@ -161,6 +188,7 @@ export async function openLimitMeter(threads?: number): Promise<LimitMeter> {
   const narrow = (Object.keys(narrowDots) as NarrowType[]).filter((type) =>
     [vectorSets.avx512.feature, narrowDots[type].feature].every((feature) => features.has(feature)),
   );
+  const tiles = (Object.keys(tileDots) as NarrowType[]).filter(() => features.has('amx'));
   if (isas.length === 0) throw new Error('this processor has no AVX2 and FMA, which the measurements need');
   const cacheBytes = Math.max(0, ...caches.map(({ byteLength }) => byteLength));
   const blocks = Math.ceil(Math.min(512 * 2 ** 20, Math.max(64 * 2 ** 20, 4 * cacheBytes)) / blockBytes);
@@ -185,6 +213,7 @@ export async function openLimitMeter(threads?: number): Promise<LimitMeter> {
             a.emit(narrowDots[type].mnemonic, zmm(sum), zmm(factor), zmm(factor)),
           ),
         ),
+        ...tiles.map((type) => assembleTiles(tileDots[type].mnemonic)),
       ]),
       (block) => block.free(),
     );
@@ -211,7 +240,13 @@ export async function openLimitMeter(threads?: number): Promise<LimitMeter> {
           const operations = 2 * 16 * narrowDots[type].products * fmaAccumulators * fmaRounds;
           dots[type] = await measure(sumEntries[isas.length + i], [], 64 * count, operations);
         }
-        return { threads: count, fma, dots, read, copy };
+        const ofTiles: { [T in NarrowType]?: Rate } = {};
+        for (const [i, type] of tiles.entries()) {
+          const entry = sumEntries[isas.length + narrow.length + i];
+          const operations = 2 * tileRows ** 2 * tileDots[type].depth * tileProducts.length * fmaRounds;
+          ofTiles[type] = await measure(entry, [], 4 * count, operations);
+        }
+        return { threads: count, fma, dots, tiles: ofTiles, read, copy };
       },
       [Symbol.dispose]: free,
     };

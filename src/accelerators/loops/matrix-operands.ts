@@ -47,6 +47,8 @@ export interface ReadyMatrix {
 /** Vectors of a row of b's panels: as many as there are matrix registers of b. */
 const VECTORS = 2;
 const WIDTH = VECTORS * MATRIX_ELEMENTS;
+/** Rows may lie so many times as far apart as they are long where some are copied as they lie. */
+const SPREAD = 4;
 
 export function matrixA(context: Context, op: DotOp, m: number, size: Depth): ReadyMatrix {
   const { code } = context;
@@ -59,10 +61,30 @@ export function matrixA(context: Context, op: DotOp, m: number, size: Depth): Re
     operand: { base, row, k: 4 * size.elements, across: 0 },
     owned,
   });
-  /** Whether elements of 32 bits lie beside each other in whole steps. */
+  /** Elements of 32 bits lie beside each other. */
+  const contiguous =
+    value !== null && !op.transA && strides[1] === bytes && (of === 'quads' || depth % 2 === 0);
   const whole = padded === units && (of === 'quads' || depth % 2 === 0);
-  if (inside && !op.transA && strides[1] === bytes && whole)
-    return rowsOf(value.block.base, strides[0], null);
+  if (contiguous && inside && whole) return rowsOf(value.block.base, strides[0], null);
+  if (contiguous && whole && strides[0] % 4 === 0 && strides[0] <= SPREAD * 4 * padded) {
+    // Only blocks over an edge are copied: to rows as far apart, so that all else is the same.
+    const out: Stored = {
+      at: 'scratch',
+      buffer: context.allocate(m * strides[0]),
+      strides: [strides[0] / 4, 1],
+    };
+    const copy = context.pointer(out);
+    const { base } = value.block;
+    const condition = code.register(value.block.inside);
+    code.if(
+      condition,
+      () => {},
+      () => rowsFromScratch(context, op, value, size, m, copy, strides[0]),
+    );
+    const dst = code.newInt();
+    code.emit({ o: 'iselect', dst, c: condition, a: base, b: copy });
+    return rowsOf(dst, strides[0], out);
+  }
 
   const out = scratchRows(context, m, padded);
   const base = context.pointer(out);
@@ -93,23 +115,29 @@ export function matrixA(context: Context, op: DotOp, m: number, size: Depth): Re
     if (tile !== null && temporary) context.reclaim(tile.buffer);
     return rowsOf(base, row, out);
   }
-  if (inside && !op.transA && strides[1] === bytes && (of === 'quads' || depth % 2 === 0)) {
-    copyRows(
-      context,
-      { base: value.block.base, type: 'i32', strides: [strides[0], 4] },
-      [m, units],
-      base,
-      row,
-    );
-    return rowsOf(base, row, out);
-  }
+  if (contiguous && inside) {
+    const source: Source = { base: value.block.base, type: 'i32', strides: [strides[0], 4] };
+    copyRows(context, source, [m, units], base, row);
+  } else rowsFromScratch(context, op, value, size, m, base, row);
+  return rowsOf(base, row, out);
+}
+
+/** Copies a to rows by way of scratch, where its elements have 32 bits each. */
+function rowsFromScratch(
+  context: Context,
+  op: DotOp,
+  value: Viewed | null,
+  { of, depth, units }: Depth,
+  m: number,
+  base: IntReg,
+  row: number,
+): void {
   const [tile, temporary] = rowsIn(context, op.a, value);
   const source = scratchSource(context, tile);
   if (of === 'pairs') narrowRows(context, source, [m, depth], base, row);
   else if (op.transA) transpose(context, source, [units, m], base, row);
   else copyRows(context, source, [m, units], base, row);
   if (temporary) context.reclaim(tile.buffer);
-  return rowsOf(base, row, out);
 }
 
 export function matrixB(context: Context, op: DotOp, n: number, size: Depth): ReadyMatrix {
