@@ -175,15 +175,37 @@ describe('measuring', () => {
   test('the time of one repetition is the median of runs that are long enough', async () => {
     assert.equal(median([9, 1, 5]), 5);
     assert.equal(median([4, 1, 2, 9]), 3);
+    // 16 ms while it warms up, then 2 ms a repetition, and of the seven runs of 36 ms all but one are disturbed.
+    let now = 1000;
     const repeats: number[] = [];
-    const seconds = await secondsEach(async (repeat) => {
-      repeats.push(repeat);
-      const end = performance.now() + 2 * repeat;
-      while (performance.now() < end);
-    });
-    assert.ok(seconds >= 0.002 && seconds < 0.02, `${seconds}`);
-    assert.ok(repeats.at(-1)! >= 10, `${repeats}`);
-    assert.equal(new Set(repeats.slice(-7)).size, 1);
+    const disturbances = [0, 0, 0, 500, 1, 18, 0, 2, 90, 40];
+    const seconds = await secondsEach(
+      async (repeat) => {
+        const each = repeats.length === 0 ? 16 : 2;
+        now += each * repeat + disturbances[repeats.length];
+        repeats.push(repeat);
+      },
+      () => now,
+    );
+    // Once to warm up, once for the first estimate, then as often as takes 36 ms: by that estimate 18 times.
+    assert.deepEqual(repeats, [1, 1, 18, ...new Array(7).fill(18)]);
+    assert.equal(seconds, (36 + 18) / 18 / 1000);
+  });
+
+  test('an estimate that was too long is corrected until runs are long enough', async () => {
+    let now = 0;
+    const repeats: number[] = [];
+    const seconds = await secondsEach(
+      async (repeat) => {
+        // The first estimate is disturbed by 10 ms, the second by 9.
+        now += repeat + ([0, 10, 9][repeats.length] ?? 0);
+        repeats.push(repeat);
+      },
+      () => now,
+    );
+    // 36 / 11 and 4 * 36 / 13, rounded up; 12 ms are too short as well, 36 are not.
+    assert.deepEqual(repeats, [1, 1, 4, 12, 36, ...new Array(7).fill(36)]);
+    assert.equal(seconds, 0.001);
   });
 
   test('operations of a token: two for every weight that is multiplied, and attention', () => {

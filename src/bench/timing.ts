@@ -13,12 +13,16 @@ export function median(values: readonly number[]): number {
 /**
  * Seconds that one repetition takes: the median of seven runs of at least 30 ms each, after runs that warm up.
  * @param run does the work `repeat` times
+ * @param now a clock in milliseconds
  */
-export async function secondsEach(run: (repeat: number) => Promise<void>): Promise<number> {
+export async function secondsEach(
+  run: (repeat: number) => Promise<void>,
+  now: () => number = () => performance.now(),
+): Promise<number> {
   const timed = async (repeat: number) => {
-    const start = performance.now();
+    const start = now();
     await run(repeat);
-    return performance.now() - start;
+    return now() - start;
   };
   await timed(1);
   let repeat = 1;
