@@ -1,7 +1,9 @@
 /** The reference device: executes launches with the interpreter. Slow, everywhere available, right by definition. */
+
 import { interpret } from '../tile/interpret.ts';
 import { verify } from '../tile/verify.ts';
 import { checkBindings, checkRepeat, viewBytes } from './bindings.ts';
+import { formatBytes } from './bytes.ts';
 import type { Device, DeviceBuffer, DeviceFactory, DeviceInfo, Executable, Launch } from './device.ts';
 import { RunQueue } from './queue.ts';
 import { SettingError } from './settings.ts';
@@ -56,6 +58,12 @@ class InterpreterDevice implements Device {
     this.#checkOpen();
     if (!Number.isSafeInteger(byteLength) || byteLength < 0) {
       throw new RangeError(`cannot allocate ${byteLength} bytes: the size must be a whole number, 0 or more`);
+    }
+    if (this.#allocatedBytes + byteLength > info.memory) {
+      throw new RangeError(
+        `out of memory on the interpreter: ${formatBytes(byteLength)} were asked for, and it holds ` +
+          `${formatBytes(this.#allocatedBytes)} of ${formatBytes(info.memory)}`,
+      );
     }
     const buffer = new InterpreterBuffer(this, byteLength);
     this.#buffers.add(buffer);

@@ -1,9 +1,9 @@
 /** Attention with a KV cache. A batch has a slot a sequence. */
 import { keysShape, valuesShape } from '../kernels/kvcache.ts';
 import type { Qwen3Config } from '../models/config.ts';
-import type { DType } from '../numerics/dtype.ts';
 import type { Graph, SequencePlace } from '../tensor/graph.ts';
 import type { AttentionShape } from '../tensor/primitives.ts';
+import type { ParameterStore } from '../tensor/store.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 
 /** Geometry of a model's attention over so many sequences. */
@@ -24,14 +24,11 @@ export interface CacheGeometry {
   readonly prefix: string;
 }
 
-/** The cache's states of a layer. `prefix` begins the names of all that belongs to one geometry of one engine. */
-function cacheStates(
-  g: Graph,
-  config: Qwen3Config,
-  layer: number,
-  { batch, capacity, prefix }: CacheGeometry,
-  dtype: DType,
-) {
+/** Products are f32, whatever their operands, and so are the keys and values that come of them. */
+const CACHE_TYPE = 'f32';
+
+/** Name and shape of the cache's states of a layer. */
+function cacheStates(config: Qwen3Config, layer: number, { batch, capacity, prefix }: CacheGeometry) {
   const size = {
     slots: batch,
     kvHeads: config.num_key_value_heads,
@@ -39,7 +36,35 @@ function cacheStates(
     headDim: config.head_dim,
   };
   const name = (part: 'k' | 'v') => `${prefix}cache.${layer}.${part}`;
-  return { k: g.state(name('k'), dtype, keysShape(size)), v: g.state(name('v'), dtype, valuesShape(size)) };
+  return {
+    k: { name: name('k'), shape: keysShape(size) },
+    v: { name: name('v'), shape: valuesShape(size) },
+  };
+}
+
+/**
+ * Allocates a cache before anything is made for it: tables of as many positions would take long, and memory of the host.
+ * @throws RangeError where the device has no memory for it
+ */
+export function allocateCache(store: ParameterStore, config: Qwen3Config, geometry: CacheGeometry): void {
+  const { batch, capacity } = geometry;
+  const made: string[] = [];
+  try {
+    for (let layer = 0; layer < config.num_hidden_layers; layer++)
+      for (const { name, shape } of Object.values(cacheStates(config, layer, geometry))) {
+        store.create(name, CACHE_TYPE, shape);
+        made.push(name);
+      }
+  } catch (cause) {
+    for (const name of made) store.delete(name);
+    if (!(cause instanceof RangeError)) throw cause;
+    throw new RangeError(
+      `there is no room to generate ${capacity} tokens, prompt included, for ${batch} sequence${batch === 1 ? '' : 's'} at ` +
+        'once; ask for fewer (--max-tokens, in training --max-completion-length): ' +
+        cause.message,
+      { cause },
+    );
+  }
 }
 
 /**
@@ -60,8 +85,9 @@ export function cachedAttention(
     Int32Array.from({ length: positions.shape[0] }, (_, row) => Math.floor(row / perSequence)),
   );
   return (layer: number, q: Tensor, k: Tensor, v: Tensor): Tensor => {
-    const cache = cacheStates(g, config, layer, geometry, k.dtype);
-    const { keys, values } = g.cacheWrite(cache.k, cache.v, k, v, slots, positions);
+    const states = cacheStates(config, layer, geometry);
+    const state = ({ name, shape }: typeof states.k) => g.state(name, CACHE_TYPE, shape);
+    const { keys, values } = g.cacheWrite(state(states.k), state(states.v), k, v, slots, positions);
     return g.attention(q, keys, values, shape, place);
   };
 }

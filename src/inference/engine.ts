@@ -11,6 +11,7 @@ import type { Program } from '../tensor/program.ts';
 import { compile } from '../tensor/program.ts';
 import type { ParameterStore } from '../tensor/store.ts';
 import type { CacheGeometry } from './attention.ts';
+import { allocateCache } from './attention.ts';
 import type { GeneratingModel } from './generation-graphs.ts';
 import { decodeGraph, firstGraph, prefillGraph } from './generation-graphs.ts';
 import type { SamplingDistribution } from './sampling.ts';
@@ -116,7 +117,8 @@ export class Engine {
 
   /**
    * Continues every request; results are in the order of the requests. Calls are carried out one after the other.
-   * @throws RangeError where a request has no tokens, or more with those to generate than the model has positions
+   * @throws RangeError where a request has no tokens, or more with those to generate than the model has positions, or the
+   *   device has no memory for as many
    */
   async generate(
     requests: readonly GenerationRequest[],
@@ -182,16 +184,18 @@ export class Engine {
   /** Looks it up, or makes it in the place of the one that has not been used for longest. */
   #geometry(batch: number, capacity: number): Geometry {
     const key = `${batch}x${capacity}`;
-    const geometry = this.#geometries.get(key) ?? {
-      batch,
-      capacity,
-      prefix: `${this.#name}${key}.`,
-      programs: new Map(),
-    };
-    this.#geometries.delete(key);
-    if (this.#geometries.size === KEPT_GEOMETRIES)
+    const known = this.#geometries.get(key);
+    if (known === undefined && this.#geometries.size === KEPT_GEOMETRIES)
       this.#forget(this.#geometries.keys().next().value as string);
+    const geometry = known ?? this.#newGeometry(batch, capacity, `${this.#name}${key}.`);
+    this.#geometries.delete(key);
     this.#geometries.set(key, geometry);
+    return geometry;
+  }
+
+  #newGeometry(batch: number, capacity: number, prefix: string): Geometry {
+    const geometry = { batch, capacity, prefix, programs: new Map() };
+    allocateCache(this.#store, this.#config, geometry);
     return geometry;
   }
 
@@ -306,11 +310,14 @@ function write(program: Program, inputs: Readonly<Record<string, Float32Array | 
   for (const [name, values] of Object.entries(inputs)) program.write(name, values);
 }
 
+const MAX_I32 = 2 ** 31 - 1;
+
 /** The settings that both programs sample with. */
 function rowSettings(batch: number, { temperature, topK, topP, seed }: SamplingSettings) {
   return {
     temperature: new Float32Array(batch).fill(temperature),
-    topK: new Int32Array(batch).fill(topK),
+    // More than there are tokens is all of them.
+    topK: new Int32Array(batch).fill(Math.min(topK, MAX_I32)),
     topP: new Float32Array(batch).fill(topP),
     seed: Int32Array.of(seed | 0, Math.floor(seed / 2 ** 32) | 0),
   };

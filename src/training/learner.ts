@@ -350,6 +350,7 @@ export class Learner implements AsyncDisposable {
     const hidden = hiddenStates(g, config, weights, {
       ids,
       positions,
+      maxPositions: length,
       attend: (_, q, k, v) => g.attention(q, k, v, shape),
       atLayer,
     });

@@ -1,4 +1,5 @@
 /** Buffers of the cpu device: memory of their own, and files. */
+import { formatBytes } from '../bytes.ts';
 import type { Device, DeviceBuffer, MappedFile } from '../device.ts';
 import { FileMapping } from './file-mapping.ts';
 import { availableMemory, residentMemory } from './host.ts';
@@ -28,18 +29,6 @@ class HeapBuffer implements DeviceBuffer {
   get damaged(): boolean {
     return this.mapping instanceof FileMapping && this.mapping.damaged;
   }
-}
-
-/** `bytes` for people. */
-export function formatBytes(bytes: number): string {
-  const units = ['bytes', 'KiB', 'MiB', 'GiB', 'TiB'];
-  let unit = 0;
-  let value = bytes;
-  while (value >= 1024 && unit < units.length - 1) {
-    value /= 1024;
-    unit++;
-  }
-  return `${unit === 0 ? value : value.toFixed(1)} ${units[unit]}`;
 }
 
 // Pages are taken from the system when they are first touched, so what the system calls available still includes
