@@ -51,7 +51,7 @@ export class MemoryWatch {
 
 /** An accelerator's 'out of memory' with what a user can do about it in training; any other error as it is. */
 export function adviseOnMemory(error: unknown, gradientCheckpointing: boolean): unknown {
-  if (!(error instanceof RangeError && error.message.startsWith('out of memory'))) return error;
+  if (!(error instanceof RangeError && /^out of (WebAssembly )?memory/u.test(error.message))) return error;
   const checkpoints = gradientCheckpointing
     ? ''
     : ', recompute activations (--gradient-checkpointing: about half the memory, the same bits)';

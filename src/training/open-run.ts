@@ -1,7 +1,9 @@
 /** Begins a run or opens an interrupted one. Needs Node. */
 import { join, resolve } from 'node:path';
 import { z } from 'zod';
-import { resolveDevice } from '../accelerators/registry.ts';
+import type { DeviceInfo } from '../accelerators/device.ts';
+import type { DeviceName } from '../accelerators/registry.ts';
+import { listDevices, resolveDevice } from '../accelerators/registry.ts';
 import { exists, readJsonFile } from '../checkpoint/files.ts';
 import { readModel } from '../checkpoint/model.ts';
 import type { Tokenizer } from '../checkpoint/tokenizer.ts';
@@ -18,6 +20,7 @@ import type { Progress } from './progress.ts';
 import { progressSchema } from './progress.ts';
 import { TrainingRun } from './run.ts';
 import { RunFolder } from './run-folder.ts';
+import { checkModelSize, checkRunSizes } from './sizes.ts';
 import { TASKS } from './tasks/index.ts';
 import { checkTask, loadTask } from './tasks/load.ts';
 import { taskTokenizer } from './tasks/problems.ts';
@@ -84,14 +87,27 @@ export async function newRun(options: NewRun): Promise<TrainingRun> {
   };
   const name = given.name ?? (await freeName(runs, task.name));
 
-  const start = options.model === undefined ? fresh(task, shape, given.seed) : await existing(options.model);
-  tryOutModel({
+  const learner = await infoOf(devices.device);
+  const rollout = devices.rollout || devices.device;
+  const start =
+    options.model === undefined ? fresh(task, shape, given.seed, learner) : await existing(options.model);
+  const tokens = tryOutModel({
     task,
     ...start,
     phases: options.phases,
     seed: given.seed,
     teacher: definedOnly({ think_fraction: sft.think_fraction, error_rate: sft.teacher_error }),
     maxCompletion: grpo.max_completion_length,
+  });
+  checkRunSizes({
+    config: start.config,
+    phases: options.phases,
+    sft,
+    grpo,
+    evalProblems: given.eval_problems,
+    tokens,
+    learner,
+    rollout: rollout === BROWSER ? null : await infoOf(rollout),
   });
   const progress: Progress = {
     version: 1,
@@ -129,7 +145,12 @@ function located(source: string): string {
   return TASKS.has(source) ? source : resolve(source);
 }
 
-function resolveRollout(name: string): string | Promise<string> {
+/** Of an accelerator that is available. */
+async function infoOf(device: DeviceName): Promise<DeviceInfo> {
+  return (await listDevices([device]))[0].info as DeviceInfo;
+}
+
+function resolveRollout(name: string): typeof BROWSER | Promise<DeviceName> {
   return name === BROWSER ? name : resolveDevice(name);
 }
 
@@ -184,9 +205,10 @@ interface Start {
   readonly tokenizer: Tokenizer;
 }
 
-function fresh(task: Task, shape: z.output<typeof modelOptions>, seed: number): Start {
+function fresh(task: Task, shape: z.output<typeof modelOptions>, seed: number, learner: DeviceInfo): Start {
   const tokenizer = taskTokenizer(task);
   const config = modelConfig(tokenizer, shape);
+  checkModelSize(config, learner);
   return { config, weights: initialWeightSource(config, seed), tokenizer };
 }
 

@@ -25,12 +25,18 @@ export interface Trial {
  * Encodes the first of a run's problems and, where there is a cold start, of its teacher's examples.
  * @throws TaskError where one has no solution, has a word that the tokenizer lacks, or with `maxCompletion` tokens is
  *   longer than the model can read; SequenceLengthError where an example is
+ * @returns tokens of the longest prompt, and of the longest example, 0 without a cold start
  */
-export function tryOutModel({ task, tokenizer, config, phases, seed, teacher, maxCompletion }: Trial): void {
+export function tryOutModel({ task, tokenizer, config, phases, seed, teacher, maxCompletion }: Trial): {
+  readonly prompt: number;
+  readonly example: number;
+} {
   const positions = config.max_position_embeddings;
+  let longestPrompt = 0;
   for (let index = 0; index < TRIED; index++) {
     const { prompt } = drawProblem(task, 'train', seed, index);
     const { length } = encodePrompt(task, tokenizer, prompt);
+    longestPrompt = Math.max(longestPrompt, length);
     if (length + maxCompletion <= positions) continue;
     throw new TaskError(
       task.name,
@@ -40,9 +46,10 @@ export function tryOutModel({ task, tokenizer, config, phases, seed, teacher, ma
         'is made with more (--max-position-embeddings)',
     );
   }
-  if (!phases.includes('cold_start')) return;
+  if (!phases.includes('cold_start')) return { prompt: longestPrompt, example: 0 };
   const examples = teacherSequences(task, tokenizer, seed, 0, TRIED, teacher);
   const longest = Math.max(...examples.map(({ prompt, completion }) => prompt.length + completion.length));
   if (longest > positions)
     throw new SequenceLengthError(longest, positions, `task "${task.name}": an example of the teacher's`);
+  return { prompt: longestPrompt, example: longest };
 }

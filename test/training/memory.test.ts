@@ -33,8 +33,10 @@ test('a plan that does not fit is an error that says how to train in less', asyn
   const factory = available ? cpuFactory : interpreterFactory;
   await using device = await factory.open();
   const allocate = device.allocate.bind(device);
+  // As cpu and the interpreter say it, and as wasm does.
+  let words = 'out of memory on the device';
   device.allocate = (bytes) => {
-    if (bytes > 1_000_000) throw new RangeError(`out of memory on the ${device.info.name} device`);
+    if (bytes > 1_000_000) throw new RangeError(words);
     return allocate(bytes);
   };
   const config = parseConfig({
@@ -50,11 +52,13 @@ test('a plan that does not fit is an error that says how to train in less', asyn
     await using learner = new Learner(device, config, 'f32', options);
     await assert.rejects(learner.prepare({ kind: 'likelihood' }, { sequences: 256, length: 16 }), (error) => {
       assert.ok(error instanceof RangeError);
-      assert.match(error.message, /^out of memory on the .*--per-device-train-batch-size/u);
+      assert.ok(error.message.startsWith(words));
+      assert.match(error.message, /--per-device-train-batch-size/u);
       assert.equal(error.message.includes('--gradient-checkpointing'), !gradientCheckpointing);
       return true;
     });
     assert.equal(compiled, 0);
+    words = 'out of WebAssembly memory';
     // A smaller batch fits the same learner.
     await learner.prepare({ kind: 'likelihood' }, { sequences: 1, length: 4 });
     assert.equal(compiled, 2);
