@@ -59,10 +59,10 @@ class InterpreterDevice implements Device {
     if (!Number.isSafeInteger(byteLength) || byteLength < 0) {
       throw new RangeError(`cannot allocate ${byteLength} bytes: the size must be a whole number, 0 or more`);
     }
-    if (this.#allocatedBytes + byteLength > info.memory) {
+    if (this.#allocatedBytes + byteLength > this.info.memory) {
       throw new RangeError(
         `out of memory on the interpreter: ${formatBytes(byteLength)} were asked for, and it holds ` +
-          `${formatBytes(this.#allocatedBytes)} of ${formatBytes(info.memory)}`,
+          `${formatBytes(this.#allocatedBytes)} of ${formatBytes(this.info.memory)}`,
       );
     }
     const buffer = new InterpreterBuffer(this, byteLength);

@@ -106,9 +106,9 @@ export function checkRunSizes(run: RunSizes): void {
 
 const sequences = (count: number, tokens: number) => count * (SEQUENCE_BYTES + 8 * tokens);
 
-/** Of the values of a micro-batch, those that enter one layer. */
-const microBatch = ({ hidden_size }: Qwen3Config, count: number, tokens: number) =>
-  4 * hidden_size * count * paddedLength(tokens);
+/** Of the values of a micro-batch, those that enter each layer: the backward pass needs them, also where it recomputes. */
+const microBatch = ({ hidden_size, num_hidden_layers }: Qwen3Config, count: number, tokens: number) =>
+  4 * num_hidden_layers * hidden_size * count * paddedLength(tokens);
 
 function supervisedNeeds({ config, sft, tokens, learner }: RunSizes): Need[] {
   const { per_device_train_batch_size: micro, gradient_accumulation_steps: parts } = sft;
