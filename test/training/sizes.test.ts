@@ -25,7 +25,7 @@ const run: NewRun = {
 const refused: [options: Partial<NewRun>, message: RegExp][] = [
   [
     { sft: { per_device_train_batch_size: HUGE } },
-    /^per_device_train_batch_size 100000000: a micro-batch takes at least .* GiB, but interpreter has 2\.0 GiB: choose less$/u,
+    /^per_device_train_batch_size 100000000: a micro-batch takes at least .* [GT]iB, but interpreter has 2\.0 GiB: choose less$/u,
   ],
   [
     { sft: { gradient_accumulation_steps: HUGE } },
