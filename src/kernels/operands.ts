@@ -3,16 +3,21 @@
  * (`accelerators/loops`) do it, and `schedule.ts` reckons with what it takes.
  */
 
-/** Rows whose distance in bytes this divides fall into few sets of the first-level cache. */
+/** Lines of a set of the first-level cache where that is not known: few processors have fewer. */
+export const LEAST_WAYS = 8;
+/** From so many lines on, a set holds those of a register tile's rows of which every other one falls into it. */
+const MANY_WAYS = 12;
+/** Rows whose distance in bytes this divides fall into few sets of a first-level cache, whose sets repeat every 4 KiB. */
 const CONFLICT = 2048;
-/** Of bf16 that is multiplied in pairs, half as much of a row is read at a time. */
-const CONFLICT_OF_PAIRS = 4096;
-/** As many lines as a set of the first-level cache holds: fewer rows stay there all the same. */
-const WAYS = 8;
+/** Rows of which all fall into the same set: where it holds many, and of bf16 in pairs, where less of a row is read. */
+const CONFLICT_OF_ALL = 4096;
 
-/** Whether so many rows of a, `stride` bytes apart, are copied, as they would drive each other out of the cache. */
-export const rowsConflict = (rows: number, stride: number, paired: boolean): boolean =>
-  rows >= WAYS && stride % (paired ? CONFLICT_OF_PAIRS : CONFLICT) === 0;
+/**
+ * Whether so many rows of a, `stride` bytes apart, are copied, as they would drive each other out of the cache; fewer
+ * rows than a set has lines (`ways`) stay there all the same.
+ */
+export const rowsConflict = (rows: number, stride: number, paired: boolean, ways: number): boolean =>
+  rows >= ways && stride % (paired || ways >= MANY_WAYS ? CONFLICT_OF_ALL : CONFLICT) === 0;
 
 /** Register tiles along m up to which packing b takes longer than reading it in place again. */
 const FEW_TILES = 2;

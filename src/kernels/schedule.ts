@@ -40,6 +40,8 @@ export interface Product {
 export interface Machine {
   /** Bytes of the first and second cache of a core, and of the third. */
   readonly caches: { readonly l1: number; readonly l2: number; readonly l3: number };
+  /** Lines that a set of the first cache holds. */
+  readonly cacheWays: number;
   /** Elements of a vector. */
   readonly lanes: number;
   /** Rows and vectors of the sums that stay in registers. */
@@ -148,7 +150,7 @@ const BYTES: { readonly [S in Storage]: number } = { f32: 4, bf16: 2 };
 /** What `predictedCost` says of every choice of blocks. */
 function costModel(
   product: Product,
-  { caches, lanes, tile, bf16Pairs, matrixRegisters }: Machine,
+  { caches, cacheWays, lanes, tile, bf16Pairs, matrixRegisters }: Machine,
   parallel: number,
 ): (blocks: MatmulBlocks) => number {
   const { m, n, k, batch = 1, transA, transB, panel, aType = 'f32', bType = 'f32' } = product;
@@ -178,7 +180,7 @@ function costModel(
     const packed =
       panel === undefined && (matrix !== null || transB === true || worthPacking(blocks.m, tile.rows));
     const packing = packed ? ((blocks.k * blocks.n) / lanes) * (matrix?.pack ?? COST.pack) : 0;
-    const apart = aType === bType && !transA && rowsConflict(blocks.m, stride, paired);
+    const apart = aType === bType && !transA && rowsConflict(blocks.m, stride, paired, cacheWays);
     const copied = widened || (matrix === null ? apart : transA === true);
     const copying = copied ? ((blocks.m * blocks.k) / lanes) * COST.copy : 0;
 

@@ -23,6 +23,7 @@ const lanes16: LoopTarget = {
   pointerBytes: 8,
   bf16Pairs: true,
   matrixRegisters: false,
+  cacheWays: 12,
   dotTile: { rows: 6, vectors: 4, round: 48 },
 };
 
@@ -37,6 +38,7 @@ export const TARGETS: readonly LoopTarget[] = [
     pointerBytes: 8,
     bf16Pairs: false,
     matrixRegisters: false,
+    cacheWays: 8,
     dotTile: { rows: 6, vectors: 2, round: 24 },
   },
   {
@@ -47,6 +49,7 @@ export const TARGETS: readonly LoopTarget[] = [
     pointerBytes: 4,
     bf16Pairs: false,
     matrixRegisters: false,
+    cacheWays: 8,
     dotTile: { rows: 3, vectors: 2, round: 6 },
   },
 ];

@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { describe, test } from 'node:test';
+import type { Processor } from '../../src/accelerators/cpu/cpuid.ts';
 import { cpuFactory } from '../../src/accelerators/cpu/device.ts';
+import { targetOf } from '../../src/accelerators/cpu/targets.ts';
 import { buildKernel } from '../../src/tile/builder.ts';
 
 const probe = await cpuFactory.probe();
@@ -14,6 +16,38 @@ const addOne = () =>
     const at = [k.programId().mul(64)];
     k.store(x, at, k.load(x, at, [64]).add(1));
   });
+
+test('what is lowered for depends on the vendor and the first cache', () => {
+  const processor = (vendor: string, ways?: number): Processor => ({
+    brand: '',
+    vendor,
+    family: 6,
+    model: 1,
+    features: new Set(),
+    caches: (['instruction', 'data'] as const).flatMap((kind) =>
+      ways === undefined
+        ? []
+        : [
+            {
+              level: 1,
+              kind,
+              byteLength: 4096 * ways,
+              ways: kind === 'data' ? ways : 4,
+              lineBytes: 64,
+              sharing: 1,
+            },
+          ],
+    ),
+  });
+  const of = (vendor: string, ways?: number, isa: 'avx512' | 'avx2' = 'avx512') => {
+    const { cacheWays, dotTile } = targetOf(processor(vendor, ways), isa);
+    return { cacheWays, ...dotTile };
+  };
+  assert.deepEqual(of('AuthenticAMD', 8), { cacheWays: 8, rows: 14, vectors: 2, round: 48 });
+  assert.deepEqual(of('GenuineIntel', 12), { cacheWays: 12, rows: 14, vectors: 2, round: 112 });
+  assert.deepEqual(of('GenuineIntel'), { cacheWays: 8, rows: 14, vectors: 2, round: 112 });
+  assert.deepEqual(of('GenuineIntel', 12, 'avx2'), { cacheWays: 12, rows: 6, vectors: 2, round: 24 });
+});
 
 describe('cpu device', { skip: probe.available ? false : probe.reason }, () => {
   test('the instruction set can be chosen, by option and by the environment', async () => {

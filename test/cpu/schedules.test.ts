@@ -49,6 +49,7 @@ const target = {
   lanes: 16,
   bf16Pairs: true,
   matrixRegisters: false,
+  cacheWays: 8,
   dotTile: { rows: 14, vectors: 2, round: 48 },
 } as unknown as LoopTarget;
 const KEY = 'GenuineTest 6/85 avx512+bf16 16K 512K 8192K 2 threads';

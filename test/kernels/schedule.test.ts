@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { matmul } from '../../src/kernels/matmul.ts';
+import { rowsConflict } from '../../src/kernels/operands.ts';
 import type { Machine, Product } from '../../src/kernels/schedule.ts';
 import {
   candidateBlocks,
@@ -15,6 +16,7 @@ import {
 const K = 1024;
 const machine = (l2: number, { l1 = 32 * K, l3 = 32 * K * K } = {}): Machine => ({
   caches: { l1, l2, l3 },
+  cacheWays: 8,
   lanes: 16,
   tile: { rows: 14, vectors: 2 },
   bf16Pairs: true,
@@ -55,6 +57,20 @@ test('larger caches never cost more', () => {
         [machine(256 * K, { l3: 512 * K }), SMALL],
       ])
         assert.ok(predictedCost(product, blocks, less, 2) >= predictedCost(product, blocks, more, 2));
+});
+
+test('rows are copied that drive each other out of their set of the cache', () => {
+  const copied = (ways: number, { rows = 14, paired = false } = {}) =>
+    [1024, 2048, 3072, 4096, 6144, 8192].filter((stride) => rowsConflict(rows, stride, paired, ways));
+  assert.deepEqual(copied(8), [2048, 4096, 6144, 8192]);
+  assert.deepEqual(copied(12), [4096, 8192]);
+  assert.deepEqual(copied(8, { paired: true }), [4096, 8192]);
+  assert.deepEqual(copied(12, { rows: 11 }), []);
+  // The choice of blocks reckons with the same rule.
+  const product: Product = { m: 256, n: 256, k: 512 };
+  const blocks = { m: 256, n: 256, k: 512 };
+  const cost = (cacheWays: number) => predictedCost(product, blocks, { ...LARGE, cacheWays });
+  assert.ok(cost(12) < cost(8));
 });
 
 test('candidates are inside the product, leave little over, and begin with the cheapest', () => {

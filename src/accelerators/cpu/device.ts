@@ -21,97 +21,16 @@ import { SettingError } from '../settings.ts';
 import { generate, unsupported as ungenerable } from './codegen.ts';
 import type { Isa } from './codegen-emitter.ts';
 import type { Extensions } from './codegen-vector.ts';
-import { type CpuFeature, type Processor, processor } from './cpuid.ts';
+import { processor } from './cpuid.ts';
 import { DeviceHeap } from './heap.ts';
 import { availableMemory, usableThreads } from './host.ts';
 import { CodeBlock } from './memory.ts';
 import { loadNative, type Native } from './native.ts';
 import { describeSchedules, scheduleOf } from './schedules.ts';
+import type { IsaName } from './targets.ts';
+import { chooseIsa, isas, targetOf } from './targets.ts';
 import { LaunchList, ThreadPool } from './threads.ts';
 import { Tracer } from './tracer.ts';
-
-/** Instruction sets that may be asked for by name. */
-type IsaName = Isa | 'amx';
-
-interface IsaRule {
-  /** What code is generated for. */
-  readonly code: Isa;
-  readonly label: string;
-  readonly requires: readonly CpuFeature[];
-  readonly target: LoopTarget;
-}
-
-const avx2: readonly CpuFeature[] = ['avx2', 'fma', 'f16c', 'bmi', 'lzcnt', 'popcnt'];
-
-const avx512: readonly CpuFeature[] = [...avx2, 'avx512f', 'avx512dq', 'avx512bw', 'avx512vl'];
-
-const avx512Target: LoopTarget = {
-  name: 'avx512',
-  lanes: 16,
-  vectorRegisters: 31,
-  fma: true,
-  bf16Pairs: false,
-  matrixRegisters: false,
-  pointerBytes: 8,
-  dotTile: { rows: 14, vectors: 2, round: 48 },
-};
-
-/** Best first. */
-const isas: { readonly [I in IsaName]: IsaRule } = {
-  amx: {
-    code: 'avx512',
-    label: 'AVX-512 and AMX',
-    requires: [...avx512, 'avx512vnni', 'avx512bf16', 'amx'],
-    target: { ...avx512Target, name: 'amx', matrixRegisters: true },
-  },
-  avx512: {
-    code: 'avx512',
-    label: 'AVX-512',
-    requires: avx512,
-    target: avx512Target,
-  },
-  avx2: {
-    code: 'avx2',
-    label: 'AVX2',
-    requires: avx2,
-    target: {
-      name: 'avx2',
-      lanes: 8,
-      vectorRegisters: 15,
-      fma: true,
-      bf16Pairs: false,
-      matrixRegisters: false,
-      pointerBytes: 8,
-      dotTile: { rows: 6, vectors: 2, round: 24 },
-    },
-  },
-};
-const isaNames = Object.keys(isas) as IsaName[];
-
-/** The best instruction set, or the one that was asked for. Throws when the processor or the request rules it out. */
-function chooseIsa({ features, brand }: Processor, asked?: readonly string[]): IsaName {
-  const variable = process.env.TANDEM_CPU_ISA;
-  const wanted = asked?.length ? asked : variable ? [variable] : [];
-  const from = asked?.length ? 'feature' : 'TANDEM_CPU_ISA';
-  for (const name of wanted) {
-    if (!isaNames.includes(name as IsaName)) {
-      throw new SettingError(
-        `${from} '${name}' is unknown to the cpu device: use one of ${isaNames.join(', ')}`,
-      );
-    }
-  }
-  const candidates = isaNames.filter((name) => wanted.length === 0 || wanted.includes(name));
-  const missing = (name: IsaName) => isas[name].requires.filter((feature) => !features.has(feature));
-  const found = candidates.find((name) => missing(name).length === 0);
-  if (found === undefined) {
-    const last = candidates[candidates.length - 1];
-    throw new Error(
-      `${brand || 'this processor'} has no ${missing(last).join(', ')}, which ${isas[last].label} code needs: ` +
-        'use another instruction set or the wasm device',
-    );
-  }
-  return found;
-}
 
 function describe(native: Native, isa: IsaName, threads: number): DeviceInfo {
   const { brand, features } = processor(native);
@@ -124,11 +43,6 @@ function describe(native: Native, isa: IsaName, threads: number): DeviceInfo {
     bf16Sums: isas[isa].target.matrixRegisters ? 'blocks' : 'pairs',
   };
 }
-
-const targetOf = (native: Native, isa: IsaName): LoopTarget => ({
-  ...isas[isa].target,
-  bf16Pairs: isas[isa].code === 'avx512' && processor(native).features.has('avx512bf16'),
-});
 
 /** A kernel's machine code. */
 interface CompiledKernel {
@@ -163,7 +77,7 @@ class CpuDevice implements Device {
     this.info = describe(native, isa, threads);
     const { features } = processor(native);
     this.#extensions = { vnni: features.has('avx512vnni'), bf16: features.has('avx512bf16') };
-    this.#target = targetOf(native, isa);
+    this.#target = targetOf(processor(native), isa);
     this.schedule = scheduleOf(processor(native), this.#target, threads);
     this.#heap = new DeviceHeap(native, this);
     this.#pool = new ThreadPool(native, threads);
@@ -377,7 +291,7 @@ export const cpuFactory: DeviceFactory = {
       const native = await loadNative();
       const isa = chooseIsa(processor(native));
       const threads = usableThreads(native);
-      const schedules = describeSchedules(processor(native), targetOf(native, isa), threads);
+      const schedules = describeSchedules(processor(native), targetOf(processor(native), isa), threads);
       const info = { ...describe(native, isa, threads), schedules };
       return { name: 'cpu', available: true, reason: '', info };
     } catch (error) {

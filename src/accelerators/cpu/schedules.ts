@@ -47,8 +47,15 @@ function cachesOf({ caches }: Processor, threads: number): Machine['caches'] {
 }
 
 export function machineOf(processor: Processor, target: LoopTarget, threads: number): Machine {
-  const { lanes, dotTile, bf16Pairs, matrixRegisters } = target;
-  return { caches: cachesOf(processor, threads), lanes, tile: dotTile, bf16Pairs, matrixRegisters };
+  const { lanes, dotTile, bf16Pairs, matrixRegisters, cacheWays } = target;
+  return {
+    caches: cachesOf(processor, threads),
+    cacheWays,
+    lanes,
+    tile: dotTile,
+    bf16Pairs,
+    matrixRegisters,
+  };
 }
 
 /**

@@ -286,6 +286,8 @@ export interface LoopTarget {
   readonly bf16Pairs: boolean;
   /** There are matrix registers, eight of them, so that products of bf16 should use them. */
   readonly matrixRegisters: boolean;
+  /** Lines that a set of the first-level cache holds. */
+  readonly cacheWays: number;
   /** Register tile of `dot`: rows, vectors a row, and multiply-adds of vectors in one round of its loop along k. */
   readonly dotTile: { readonly rows: number; readonly vectors: number; readonly round: number };
 }

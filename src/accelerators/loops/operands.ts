@@ -56,7 +56,7 @@ export function operandA(
     const bytes = viewedStrides(value);
     const { type } = value.block;
     const inPlace = value.block.inside === 1 && (type === 'f32' || type === 'i32');
-    if (inPlace && (op.transA || !rowsConflict(m, bytes[alongM], false)))
+    if (inPlace && (op.transA || !rowsConflict(m, bytes[alongM], false, context.code.target.cacheWays)))
       return {
         operand: { base: value.block.base, type: value.block.type, step: bytes[alongM], k: bytes[alongK] },
         owned: null,
@@ -77,7 +77,7 @@ function pairsOfA(context: Context, op: DotOp, m: number, depth: number): Ready 
   const [alongM, alongK] = op.transA ? [1, 0] : [0, 1];
   if (inside && !op.transA && strides[1] === 2 && depth % 2 === 0) {
     const source: Source = { base: value.block.base, type: 'i32', strides: [strides[0], 4] };
-    if (!rowsConflict(m, strides[0], true))
+    if (!rowsConflict(m, strides[0], true, context.code.target.cacheWays))
       return { operand: { base: source.base, type: 'i32', step: strides[0], k: 4 }, owned: null };
     return copyOfRows(context, source, [m, pairs]);
   }

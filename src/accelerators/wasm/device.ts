@@ -3,6 +3,7 @@
  * page that is not cross-origin isolated memory cannot be shared: then there is one thread.
  */
 import type { Schedule } from '../../kernels/matmul.ts';
+import { LEAST_WAYS } from '../../kernels/operands.ts';
 import type { Kernel } from '../../tile/ir.ts';
 import { verify } from '../../tile/verify.ts';
 import { checkBindings, viewBytes } from '../bindings.ts';
@@ -51,6 +52,7 @@ export function wasmTarget(fma: boolean): LoopTarget {
     pointerBytes: 4,
     bf16Pairs: false,
     matrixRegisters: false,
+    cacheWays: LEAST_WAYS,
     dotTile: { rows: 4, vectors: 2, round: 8 },
   };
 }
