@@ -56,8 +56,9 @@ function quantizing(k: KernelBuilder, { rows, columns, group }: Rows) {
   const [groups, across] = [columns / group, group / 4];
   const count = Math.min(groups, GROUPS_AT_ONCE);
   const quads = k.output('quads', 'i32', [rows, groups, across]);
-  const scales = k.output('scales', 'f32', [rows, groups]);
-  const sums = k.output('sums', 'i32', [rows, groups]);
+  // Beside each other for the rows that a product takes at once.
+  const scales = k.output('scales', 'f32', [groups, rows]);
+  const sums = k.output('sums', 'i32', [groups, rows]);
   k.grid(ceilDiv(groups, count), rows);
   const [first, row] = [k.programId(0).mul(count), k.programId(1)];
   /** The elements at `place` of the quads of a view [rows or 1, groups, across, 4], f32 [count, across]. */
@@ -74,8 +75,8 @@ function quantizing(k: KernelBuilder, { rows, columns, group }: Rows) {
     const values = parts.map((tile) => rounded(tile.mul(factor), -127, 127));
     const total = values.map((value) => value.sum()).reduce((a, b) => a.add(b));
     k.store(quads, [row, first, 0], packed(values).reshape([1, count, across]));
-    k.store(scales, [row, first], scale.reshape([1, count]));
-    k.store(sums, [row, first], total.reshape([1, count]));
+    k.store(scales, [first, row], scale.reshape([count, 1]));
+    k.store(sums, [first, row], total.reshape([count, 1]));
   };
   return { row, load, store };
 }
@@ -86,7 +87,7 @@ const inQuads = ({ rows, columns, group }: Rows) => [rows, columns / group, grou
 
 /**
  * Rows in groups of 8-bit integers: x ≈ q * scale, where the largest of a group becomes ±127. Views: x [rows, columns]
- * or the prologue's inputs, quads i32 [rows, columns / 4], scales f32 [rows, columns / group], sums i32 alike: of each
+ * or the prologue's inputs, quads i32 [rows, columns / 4], scales f32 [columns / group, rows], sums i32 alike: of each
  * group's q. A group that has NaN or Inf in it gets such a scale, and products with it are NaN.
  */
 export const quantizeRows: (options: QuantizeRowsOptions) => Kernel = memoized(

@@ -9,7 +9,7 @@
  * the one at the same place of its second half. Values are held raised, as q + 8 or q + 128: processors multiply signed
  * with unsigned bytes. What that adds to a product is known from the sums of a's groups, and taken off.
  */
-import type { KernelBuilder } from '../tile/builder.ts';
+import type { KernelBuilder, ViewHandle } from '../tile/builder.ts';
 import { buildKernel, ceilDiv } from '../tile/builder.ts';
 import type { Kernel } from '../tile/ir.ts';
 import type { Tile } from '../tile/tile.ts';
@@ -144,8 +144,8 @@ function leftOperand(k: KernelBuilder, { type, m, k: depth, blockRows = BLOCK_RO
   return {
     block: Math.min(m, blockRows),
     quads: k.input('quads', 'i32', [m, depth / 4]),
-    scales: k.input('rowScales', 'f32', [m, quantizedShape(type, depth).groups]),
-    sums: k.input('sums', 'i32', [m, quantizedShape(type, depth).groups]),
+    scales: k.input('rowScales', 'f32', [quantizedShape(type, depth).groups, m]),
+    sums: k.input('sums', 'i32', [quantizedShape(type, depth).groups, m]),
   };
 }
 
@@ -189,14 +189,16 @@ function panelProduct(
   };
   const shape = [rows, width];
   const [sum] = k.loop({ hi: groups, kind: 'pipelined' }, [k.zeros(shape)] as const, (index, [before]) => {
-    const rowScale = k.load(rowScales, [row, index], [rows, 1]).broadcast(shape);
+    const ofRows = (view: ViewHandle) =>
+      k.load(view, [index, row], [1, rows]).reshape([rows, 1]).broadcast(shape);
+    const rowScale = ofRows(rowScales);
     const scale = k
       .load(scales, [panel, index, 0], [1, 1, width])
       .reshape([1, width])
       .cast('f32')
       .broadcast(shape);
     // What the values are raised by counts once for each element of a's group.
-    const excess = k.load(sums, [row, index], [rows, 1]).mul(raised).broadcast(shape);
+    const excess = ofRows(sums).mul(raised);
     return [product(index).sub(excess).cast('f32').fma(rowScale.mul(scale), before)] as const;
   });
   return sum;

@@ -167,8 +167,8 @@ export const INFER: { readonly [P in Primitive]: Infer<P> } = {
     );
     return [
       { dtype: 'i32', shape: [rows, columns / 4] },
-      { dtype: 'f32', shape: [rows, columns / group] },
-      { dtype: 'i32', shape: [rows, columns / group] },
+      { dtype: 'f32', shape: [columns / group, rows] },
+      { dtype: 'i32', shape: [columns / group, rows] },
     ];
   },
   quantizedMatmul: ({ type, columns }, [quads, rowScales, sums, words, scales]) => {
@@ -177,8 +177,8 @@ export const INFER: { readonly [P in Primitive]: Infer<P> } = {
     const [rows, across] = quads.shape;
     const { groups, words: height } = quantizedShape(type, 4 * across);
     const { width, count } = panelsOf(columns);
-    expectSame(rowScales, { dtype: 'f32', shape: [rows, groups] }, 'the scales of rows');
-    expectSame(sums, { dtype: 'i32', shape: [rows, groups] }, 'the sums of rows');
+    expectSame(rowScales, { dtype: 'f32', shape: [groups, rows] }, 'the scales of rows');
+    expectSame(sums, { dtype: 'i32', shape: [groups, rows] }, 'the sums of rows');
     expectSame(words, { dtype: 'i32', shape: [count, height, width] }, `a matrix in ${type}`);
     expectSame(scales, { dtype: 'bf16', shape: [count, groups, width] }, 'the scales of a matrix');
     return [{ dtype: 'f32', shape: [rows, columns] }];

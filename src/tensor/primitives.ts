@@ -74,7 +74,7 @@ export interface Attributes {
     /** b is in panels (`kernels/panels.ts`), [panels, k, width], of a matrix of so many columns; null: it is a matrix. */
     readonly columns: number | null;
   };
-  /** x [T, K] in groups of 8-bit integers: quads i32 [T, K / 4], scales f32 and sums i32 [T, K / group]. */
+  /** x [T, K] in groups of 8-bit integers: quads i32 [T, K / 4], scales f32 and sums i32 [K / group, T]. */
   readonly quantizeRows: { readonly group: number };
   /** (quads, scales, sums of rows, words, scales of a matrix of so many columns in panels) to f32 [T, columns]. */
   readonly quantizedMatmul: { readonly type: QuantizedType; readonly columns: number };

@@ -179,14 +179,15 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
       }),
     ];
   },
-  quantizeRows: ({ attributes: { group } }, [x]) => {
-    const { quads, scales, sums } = rowsOf(x, group);
+  quantizeRows: ({ inputs: [{ shape }], attributes: { group } }, [x]) => {
+    const { quads, scales, sums } = rowsOf(x, shape[1], group);
     return [quads, scales, sums];
   },
   quantizedMatmul: ({ inputs: [{ shape }, ...rest], attributes: { type, columns } }, inputs) => {
     const [quads, rowScales, , words, scales] = inputs;
     const [{ shape: scaled }, , { shape: panels }] = rest;
-    const [width, groups] = [panels[2], scaled[1]];
+    const [groups, rows] = scaled;
+    const width = panels[2];
     const depth = 4 * shape[1];
     const group = depth / groups;
     /** The integer in row k of a column. */
@@ -206,7 +207,7 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
           const g = Math.floor(k / group);
           const x = (quads[row * shape[1] + Math.floor(k / 4)] << (24 - 8 * (k % 4))) >> 24;
           const scale = scales[(Math.floor(column / width) * groups + g) * width + (column % width)];
-          return sum + x * rowScales[row * groups + g] * element(k, column) * scale;
+          return sum + x * rowScales[g * rows + row] * element(k, column) * scale;
         }, 0);
       }),
     ];
