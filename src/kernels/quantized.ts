@@ -18,6 +18,7 @@ import { loadF32, memoized, storeAs } from './common.ts';
 import type { Epilogue } from './matmul.ts';
 import { panelsOf } from './panels.ts';
 import { inverse, rounded } from './quantized-rows.ts';
+import type { Schedule } from './schedule.ts';
 import type { CopyType } from './transpose.ts';
 
 export type QuantizedType = 'int8' | 'int4';
@@ -135,6 +136,12 @@ export interface QuantizedMatmulsOptions extends Product {
 
 /** Rows of a program where the caller names none: what it adds to should stay in the first cache. */
 const BLOCK_ROWS = 32;
+/** Where matrix registers multiply faster than weights come from memory, which are read once for so many rows. */
+const MATRIX_BLOCK_ROWS = 256;
+
+/** Rows of a program on a device whose kernels are cut like this. */
+export const quantizedBlockRows = ({ machine }: Schedule): number =>
+  machine?.matrixRegisters ? MATRIX_BLOCK_ROWS : BLOCK_ROWS;
 
 const describe = ({ type, m, k }: Product, columns: string) =>
   `${m}x${columns}x${k}_${type}_${quantizedShape(type, k).group}`;

@@ -2,8 +2,9 @@
 import type { Storage } from '../kernels/common.ts';
 import { rmsNorm } from '../kernels/norm.ts';
 import { normedRope, queryKeyValue } from '../kernels/qknorm.ts';
-import { quantizedMatmuls } from '../kernels/quantized.ts';
+import { quantizedBlockRows, quantizedMatmuls } from '../kernels/quantized.ts';
 import { quantizeNormedRows } from '../kernels/quantized-rows.ts';
+import type { Schedule } from '../kernels/schedule.ts';
 import type { Kernel } from '../tile/ir.ts';
 import { normOptions } from './emit.ts';
 import type { Node } from './primitives.ts';
@@ -78,7 +79,10 @@ function quantizedNorm(node: Node<'quantizeRows'>, uses: Uses): Combination | nu
 const MOST_MATRICES = 3;
 
 /** Products that take the same quantized rows with different matrices: one kernel, at the place of `first`. */
-export function productsOfRows(nodes: readonly Node[]): readonly (Combination & { readonly first: Node })[] {
+export function productsOfRows(
+  nodes: readonly Node[],
+  schedule: Schedule,
+): readonly (Combination & { readonly first: Node })[] {
   const sets = new Map<Tensor, Node<'quantizedMatmul'>[][]>();
   for (const node of nodes) {
     if (!is(node, 'quantizedMatmul')) continue;
@@ -101,7 +105,7 @@ export function productsOfRows(nodes: readonly Node[]): readonly (Combination & 
     const columns = set.map(({ attributes }) => attributes.columns);
     return {
       first,
-      kernel: quantizedMatmuls({ type, m, k: 4 * across, columns }),
+      kernel: quantizedMatmuls({ type, m, k: 4 * across, columns, blockRows: quantizedBlockRows(schedule) }),
       operands: [...rows, ...set.flatMap(({ inputs }) => inputs.slice(3))].map(plain),
       outputs: set.flatMap(({ outputs }) => outputs),
       absorbed: others,

@@ -3,6 +3,7 @@
  * A step runs at the place of its last node; joining nodes never moves a read past a write of the same memory.
  */
 
+import type { Schedule } from '../kernels/schedule.ts';
 import type { Kernel } from '../tile/ir.ts';
 import { sameShape } from '../tile/types.ts';
 import type { Combination } from './combine.ts';
@@ -47,7 +48,12 @@ export interface Fused {
 }
 
 /** Turns a graph into steps. With `enabled` false every node has its own kernel (for comparison and debugging). */
-export function fuse(nodes: readonly Node[], outputs: readonly Tensor[], enabled = true): Fused {
+export function fuse(
+  nodes: readonly Node[],
+  outputs: readonly Tensor[],
+  enabled = true,
+  schedule: Schedule = {},
+): Fused {
   const uses = new Uses(nodes, outputs);
   const groups = new Groups(uses, enabled);
   const absorbed = new Set<Node>();
@@ -112,6 +118,7 @@ export function fuse(nodes: readonly Node[], outputs: readonly Tensor[], enabled
     }
     for (const { first, kernel, operands, outputs, absorbed: others } of productsOfRows(
       uses.live.filter((node) => !absorbed.has(node)),
+      schedule,
     )) {
       for (const part of [first, ...others]) absorbed.add(part);
       steps.push(combinedStep(first, { kernel, operands, outputs }));

@@ -2,7 +2,7 @@
 import type { Storage } from '../kernels/common.ts';
 import type { Epilogue, Schedule } from '../kernels/matmul.ts';
 import { matmul } from '../kernels/matmul.ts';
-import { quantizedMatmul } from '../kernels/quantized.ts';
+import { quantizedBlockRows, quantizedMatmul } from '../kernels/quantized.ts';
 import { quantizeRows } from '../kernels/quantized-rows.ts';
 import { hash32 } from '../numerics/hash.ts';
 import type { KernelBuilder } from '../tile/builder.ts';
@@ -59,7 +59,7 @@ function matmulCall(step: Step, node: Node<'matmul'>, schedule: Schedule): Kerne
   return { kernel, operands: [...step.operands, ...step.inputs, c] };
 }
 
-function quantizedMatmulCall(step: Step, node: Node<'quantizedMatmul'>): KernelCall {
+function quantizedMatmulCall(step: Step, node: Node<'quantizedMatmul'>, schedule: Schedule): KernelCall {
   const { type, columns } = node.attributes;
   const [quads] = step.operands;
   const { expression } = step;
@@ -69,6 +69,7 @@ function quantizedMatmulCall(step: Step, node: Node<'quantizedMatmul'>): KernelC
     m: quads.shape[0],
     n: columns,
     k: 4 * quads.shape[1],
+    blockRows: quantizedBlockRows(schedule),
     cType: c.dtype as Storage,
     ...(expression === null ? {} : { epilogue: epilogueOf(step, expression) }),
   });
@@ -107,7 +108,7 @@ export function callsOf(
     return [{ kernel: reductionKernel(nameOf(step.parts, it), it, fn, axis), operands }];
   }
   if (is(anchor, 'matmul')) return [matmulCall(step, anchor, schedule)];
-  if (is(anchor, 'quantizedMatmul')) return [quantizedMatmulCall(step, anchor)];
+  if (is(anchor, 'quantizedMatmul')) return [quantizedMatmulCall(step, anchor, schedule)];
   if (is(anchor, 'quantizeRows') && expression !== null) return [quantizeRowsCall(step, anchor, expression)];
   const rule = EMIT[anchor.primitive];
   if (typeof rule === 'string') throw new Error(`no kernel is made for '${anchor.primitive}' on its own`);

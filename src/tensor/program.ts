@@ -169,9 +169,10 @@ export async function compile(
   const outputs = options.outputs ?? {};
   for (const [name, tensor] of Object.entries(outputs))
     if (tensor.graph !== graph) throw new GraphError(`output '${name}' belongs to another graph`);
-  const fused = fuse(graph.nodes, Object.values(outputs), options.fuse ?? true);
+  const schedule = device.schedule ?? {};
+  const fused = fuse(graph.nodes, Object.values(outputs), options.fuse ?? true, schedule);
   const used = (tensor: Tensor) => fused.uses.isOutput(tensor) || fused.uses.of(tensor).length > 0;
-  const calls = fused.steps.map((step) => callsOf(step, used, device.schedule ?? {}));
+  const calls = fused.steps.map((step) => callsOf(step, used, schedule));
   const plan = planMemory(fused, calls);
 
   const storeNames = new Set<string>();
