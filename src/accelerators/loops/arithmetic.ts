@@ -15,7 +15,7 @@ export function arithmeticOf({ bf16Pairs }: LoopTarget, operand: DType): Arithme
 }
 
 /** Rows from which sums of integers, which are the same however they are taken, are better off in matrix registers. */
-const WORTH_MATRIX = 8;
+const WORTH_MATRIX = 16;
 
 /** What matrix registers would multiply, where products of so many rows are computed in them; else null. */
 export function matrixOf(
