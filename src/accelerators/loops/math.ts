@@ -17,10 +17,13 @@ function polynomial(code: Code, x: VecReg, coefficients: readonly number[]): Vec
 const LN2_HIGH = 0.693359375;
 const LN2_LOW = Math.LN2 - LN2_HIGH;
 
-/** 2^n for an i32 vector of exponents within -126..127. */
+/** 2^n for an i32 vector of exponents within -126..127, and 0 for -127. */
 function powerOfTwo(code: Code, n: VecReg): VecReg {
   return code.shift('ishl', code.bin('iadd', n, code.bits(127)), 23);
 }
+
+/** n for which `scale` multiplies by 0. */
+const VANISHING = -254;
 
 /** mantissa * 2^n for n of twice the range of exponents: in two steps, so that subnormals and overflow come out right. */
 function scale(code: Code, mantissa: VecReg, n: VecReg): VecReg {
@@ -43,12 +46,14 @@ function clamp(code: Code, x: VecReg, low: number, high: number): VecReg {
 }
 
 export function exp(code: Code, x: VecReg): VecReg {
-  const { n, minusOne } = reduceExp(code, clamp(code, x, -105, 90));
+  // -Infinity, which masks have, comes to a factor of 0: where results are below the smallest number but not that far,
+  // processors take a hundred times as long to find it out.
+  const { n, minusOne } = reduceExp(code, clamp(code, x, VANISHING * Math.LN2, 90));
   return scale(code, code.bin('fadd', minusOne, code.f32(1)), code.un('ftoi', n));
 }
 
 export function exp2(code: Code, x: VecReg): VecReg {
-  const inside = clamp(code, x, -152, 129);
+  const inside = clamp(code, x, VANISHING, 129);
   const n = code.un('fround', inside);
   const r = code.bin('fsub', inside, n);
   const coefficients: number[] = [];
