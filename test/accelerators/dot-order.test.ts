@@ -52,6 +52,24 @@ for (const [isa, features] of INSTRUCTION_SETS)
             }
         });
 
+    test('bf16 where the last step along k is not whole', async () => {
+      await using device = await openDevice('cpu', { features: [isa] });
+      await using interpreter = await interpreterFactory.open({ features });
+      for (const [m, n, k] of [
+        [1, 48, 96],
+        [1, 33, 90],
+        [9, 48, 96],
+        [40, 40, 100],
+      ]) {
+        const blocks = { m: Math.min(m, 32), n: 48, k: 64 };
+        const kernel = matmul({ m, n, k, aType: 'bf16', bType: 'bf16', blocks });
+        const inputs = [float(normals(1, m * k, 'bf16')), float(normals(2, k * n, 'bf16'))];
+        const [found] = await runKernel(device, kernel, inputs);
+        const [wanted] = await runKernel(interpreter, kernel, inputs);
+        assert.deepEqual(bits(found as Float32Array), bits(wanted as Float32Array), `${m}x${n}x${k}`);
+      }
+    });
+
     test('bf16 in panels', async () => {
       await using device = await openDevice('cpu', { features: [isa] });
       await using interpreter = await interpreterFactory.open({ features });

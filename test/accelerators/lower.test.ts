@@ -110,3 +110,17 @@ test('what is not supported is named', () => {
   });
   assert.match(String(unsupported(packed, TARGETS[0])), /weights.*i4/);
 });
+
+test('a row of bf16 over an edge keeps its place until all columns are done', () => {
+  const [depth, size, n] = [90, 64, 40];
+  const kernel = buildKernel('edge', (k) => {
+    const a = k.input('a', 'bf16', [1, depth]);
+    const b = k.input('b', 'bf16', [depth, n]);
+    const c = k.output('c', 'f32', [2, n]);
+    k.grid(2);
+    const from = k.programId(0).mul(size);
+    const product = k.dot(k.load(a, [0, from], [1, size]), k.load(b, [from, 0], [size, n]));
+    k.store(c, [k.programId(0), 0], product);
+  });
+  compare(kernel, randomBuffers(kernel));
+});

@@ -70,7 +70,8 @@ export function matrixA(context: Context, op: DotOp, m: number, size: Depth): Re
     // Only blocks over an edge are copied: to rows as far apart, so that all else is the same.
     const out: Stored = {
       at: 'scratch',
-      buffer: context.allocate(m * strides[0]),
+      // One row has no distance to the next.
+      buffer: context.allocate(m * Math.max(strides[0], 4 * padded)),
       strides: [strides[0] / 4, 1],
     };
     const copy = context.pointer(out);
