@@ -191,6 +191,10 @@ function readModel(query: Query): { family: number; model: number } {
   };
 }
 
+/** The cache of data at a level, which may hold instructions too; undefined where the processor does not tell. */
+export const dataCache = ({ caches }: Processor, level: number): Cache | undefined =>
+  caches.find((cache) => cache.level === level && cache.kind !== 'instruction');
+
 let known: Processor | undefined;
 
 /** This machine's processor. Asked once; it does not change. */
@@ -226,12 +230,11 @@ function identify(native: Native): Processor {
     const has = ([leaf, subleaf, register, bit]: Bit) =>
       exists(leaf, subleaf) && ((query(leaf, subleaf)[register] >>> bit) & 1) === 1;
     const names = Object.keys(featureBits) as CpuFeature[];
-    const features = names.filter(
-      (name) =>
-        (state & stateBits[featureBits[name].state]) === stateBits[featureBits[name].state] &&
-        featureBits[name].bits.every(has) &&
-        (featureBits[name].state !== 'tile' || requestTiles(null) === 0),
-    );
+    const features = names.filter((name) => {
+      const { state: needed, bits } = featureBits[name];
+      const enabled = (state & stateBits[needed]) === stateBits[needed] && bits.every(has);
+      return enabled && (needed !== 'tile' || requestTiles(null) === 0);
+    });
     return {
       brand: readBrand(query),
       vendor,

@@ -8,7 +8,7 @@ import type { Machine, MatmulBlocks, Product, Schedule } from '../../kernels/sch
 import { productName } from '../../kernels/schedule.ts';
 import { tandemVersion } from '../../version.ts';
 import type { LoopTarget } from '../loops/ir.ts';
-import type { Processor } from './cpuid.ts';
+import { dataCache, type Processor } from './cpuid.ts';
 import { cacheFolder } from './host.ts';
 import { SHIPPED } from './schedules-shipped.ts';
 
@@ -35,15 +35,13 @@ export const tablePath = (): string => process.env.TANDEM_SCHEDULES ?? join(cach
 const LEAST = { l1: 32 * 1024, l2: 256 * 1024, l3: 2 * 1024 * 1024 };
 
 /** Bytes of the caches that a thread can count on: what threads share is divided, but for the third, which all read. */
-function cachesOf({ caches }: Processor, threads: number): Machine['caches'] {
-  const find = (level: number) =>
-    caches.find((cache) => cache.level === level && cache.kind !== 'instruction');
+function cachesOf(processor: Processor, threads: number): Machine['caches'] {
   const share = (level: number, least: number) => {
-    const cache = find(level);
+    const cache = dataCache(processor, level);
     return cache === undefined ? least : Math.floor(cache.byteLength / Math.min(cache.sharing, threads));
   };
   const l2 = share(2, LEAST.l2);
-  return { l1: share(1, LEAST.l1), l2, l3: find(3)?.byteLength ?? Math.max(l2, LEAST.l3) };
+  return { l1: share(1, LEAST.l1), l2, l3: dataCache(processor, 3)?.byteLength ?? Math.max(l2, LEAST.l3) };
 }
 
 export function machineOf(processor: Processor, target: LoopTarget, threads: number): Machine {

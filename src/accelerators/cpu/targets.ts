@@ -3,7 +3,7 @@ import { LEAST_WAYS } from '../../kernels/operands.ts';
 import type { LoopTarget } from '../loops/ir.ts';
 import { SettingError } from '../settings.ts';
 import type { Isa } from './codegen-emitter.ts';
-import type { CpuFeature, Processor } from './cpuid.ts';
+import { type CpuFeature, dataCache, type Processor } from './cpuid.ts';
 
 /** Instruction sets that may be asked for by name. */
 export type IsaName = Isa | 'amx';
@@ -96,14 +96,14 @@ export function chooseIsa({ features, brand }: Processor, asked?: readonly strin
  */
 const LONG_ROUND = 112;
 
-export function targetOf({ vendor, features, caches }: Processor, isa: IsaName): LoopTarget {
+export function targetOf(processor: Processor, isa: IsaName): LoopTarget {
   const { code, target } = isas[isa];
-  const first = caches.find(({ level, kind }) => level === 1 && kind !== 'instruction');
+  const { vendor, features } = processor;
   const twice = code === 'avx512' && vendor === 'GenuineIntel';
   return {
     ...target,
     bf16Pairs: code === 'avx512' && features.has('avx512bf16'),
-    cacheWays: first?.ways ?? LEAST_WAYS,
+    cacheWays: dataCache(processor, 1)?.ways ?? LEAST_WAYS,
     dotTile: twice ? { ...target.dotTile, round: LONG_ROUND } : target.dotTile,
   };
 }

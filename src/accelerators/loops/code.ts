@@ -58,6 +58,24 @@ export function floatBits(value: number): number {
 const nameOf = (operand: IntOperand): string =>
   typeof operand === 'number' ? `${operand}` : `r${operand.id}`;
 
+/** Pieces of one size beside each other. */
+export interface Pieces {
+  readonly from: number;
+  readonly to: number;
+  readonly size: number;
+}
+
+/** `total` in pieces of two neighbouring sizes, none above `most`: those of the larger one first. */
+export function evenPieces(total: number, most: number): readonly Pieces[] {
+  const count = Math.ceil(total / most);
+  const size = Math.floor(total / count);
+  const border = (total % count) * (size + 1);
+  return [
+    { from: 0, to: border, size: size + 1 },
+    { from: border, to: total, size },
+  ].filter(({ from, to }) => to > from);
+}
+
 export class Code {
   readonly target: LoopTarget;
   #registers = 0;
@@ -109,6 +127,12 @@ export class Code {
   repeat(lo: number, hi: number, step: number, times: number, body: (index: IntOperand) => void): void {
     if (hi - lo > times * step) this.for(lo, hi, step, body);
     else for (let index = lo; index < hi; index += step) body(index);
+  }
+
+  /** Calls `body` for the start of each piece; there is no loop for one alone. */
+  each({ from, to, size }: Pieces, body: (start: IntOperand) => void): void {
+    if (to - from === size) body(from);
+    else this.for(from, to, size, body);
   }
 
   /** Splits total into pieces of `size` and a rest; `piece` gets its number. */

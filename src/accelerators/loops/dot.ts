@@ -5,8 +5,9 @@
 import type { Op, ValueId } from '../../tile/ir.ts';
 import type { Arithmetic } from './arithmetic.ts';
 import { addProducts, arithmeticOf, matrixOf } from './arithmetic.ts';
+import { type Code, evenPieces } from './code.ts';
 import type { ProductEpilogue } from './epilogue.ts';
-import { finish } from './epilogue.ts';
+import { finish, streamsAt } from './epilogue.ts';
 import type { IntOperand, IntReg, LoopTarget, VecReg } from './ir.ts';
 import { matrixProduct } from './matrix.ts';
 import { depthOf, matrixA, matrixB } from './matrix-operands.ts';
@@ -175,22 +176,12 @@ function tileFor(
 
 /** Splits total into pieces of two neighbouring sizes, none above `size`; `piece` gets its start. */
 function evenly(
-  context: Context,
+  code: Code,
   total: number,
   size: number,
   piece: (start: IntOperand, size: number) => void,
 ): void {
-  const { code } = context;
-  const count = Math.ceil(total / size);
-  const small = Math.floor(total / count);
-  const larger = total % count;
-  const run = (from: number, to: number, step: number) => {
-    if (to - from === step) piece(from, step);
-    else if (to > from) code.for(from, to, step, (start) => piece(start, step));
-  };
-  const border = larger * (small + 1);
-  run(0, border, small + 1);
-  run(border, total, small);
+  for (const pieces of evenPieces(total, size)) code.each(pieces, (start) => piece(start, pieces.size));
 }
 
 /** Whether a product that adds to the result of another can be computed in one with it: their sums have no order. */
@@ -278,7 +269,7 @@ export function lowerDot(
       const panels = new Map(
         list.map(({ b }) => [b.base, code.pointer(b.base, code.int('mul', column, b.step))]),
       );
-      evenly(context, m, size.rows, (row, rows) => {
+      evenly(code, m, size.rows, (row, rows) => {
         const place = (rows: SumRows | null) =>
           rows && code.pointer(rows.base, code.int('add', code.int('mul', row, rows.row), along));
         const corner: Corner = {
@@ -286,16 +277,7 @@ export function lowerDot(
           b: list.map(({ b }) => panels.get(b.base) as IntReg),
           acc: place(from),
           out: place(out),
-          streams: (last?.streams ?? []).map((stream) =>
-            code.pointer(
-              stream.base,
-              code.int(
-                'add',
-                code.int('mul', row, stream.row),
-                code.int('mul', column, stream.column * code.lanes * size.vectors),
-              ),
-            ),
-          ),
+          streams: last === null ? [] : streamsAt(context, last, row, column, code.lanes * size.vectors),
         };
         registerTile(context, product, corner, rows, vectors);
       });

@@ -1,6 +1,6 @@
 /** What follows a product and happens to its sums before they leave their registers. */
 import type { Instruction, ValueId } from '../../tile/ir.ts';
-import type { Address, IntReg, MemoryType, VecReg } from './ir.ts';
+import type { Address, IntOperand, IntReg, MemoryType, VecReg } from './ir.ts';
 import { locateOp } from './memory.ts';
 import type { LoadOp, StoreOp } from './nest.ts';
 import { fromBlock, fromTile, Nest, readBy } from './nest.ts';
@@ -76,6 +76,18 @@ export function groupEpilogue(
     sourceOf: (stream) => nest.sourceOf(stream),
   };
 }
+
+/** Where each stream begins for the sums from a row on, and from a column, which counts those of `width` elements. */
+export const streamsAt = (
+  { code }: Context,
+  { streams }: ProductEpilogue,
+  row: IntOperand,
+  column: IntOperand,
+  width: number,
+): IntReg[] =>
+  streams.map(({ base, row: down, column: along }) =>
+    code.pointer(base, code.int('add', code.int('mul', row, down), code.int('mul', column, along * width))),
+  );
 
 /** Hands sums, rows of vectors beside each other, to the epilogue; `corner`: where each stream begins for them. */
 export function finish(

@@ -11,6 +11,7 @@ import { asRows, packB, scratchSource, unpack } from './operands.ts';
 import { pairedRows } from './pairs.ts';
 import type { Source } from './panels.ts';
 import { packPanelsTransposed } from './panels.ts';
+import { clearRows, copyRows, eachVector, narrowRows, paddedRows, transposeRows } from './rows.ts';
 import type { Context, Stored } from './values.ts';
 import type { Viewed } from './views.ts';
 import { elementBytes, viewedStrides } from './views.ts';
@@ -87,19 +88,19 @@ export function matrixA(context: Context, op: DotOp, m: number, size: Depth): Re
     return rowsOf(dst, strides[0], out);
   }
 
-  const out = scratchRows(context, m, padded);
+  const out = paddedRows(context, m, padded);
   const base = context.pointer(out);
   const row = 4 * out.strides[0];
-  if (!whole) clear(context, base, row, [m, padded]);
+  if (!whole) clearRows(context, base, row, [m, padded]);
   if (of === 'pairs' && op.transA) {
     const direct = inside && strides[1] === 2;
-    const [tile, temporary] = direct ? [null, false] : rowsIn(context, op.a, value);
+    const rows = direct ? null : asRows(context, op.a, value);
     const source: Source =
-      tile === null
+      rows === null
         ? { base: (value as Viewed).block.base, type: 'bf16', strides: [strides[0], 2] }
-        : scratchSource(context, tile);
+        : scratchSource(context, rows.tile);
     // As many pairs of rows as are transposed at once, so that they stay in the first cache.
-    const pairs = scratchRows(context, MATRIX_ELEMENTS, m);
+    const pairs = paddedRows(context, MATRIX_ELEMENTS, m);
     code.pieces(depth, 2 * MATRIX_ELEMENTS, (index, numbers) => {
       const from = code.pointer(source.base, code.int('mul', index, 2 * MATRIX_ELEMENTS * source.strides[0]));
       pairedRows(
@@ -110,10 +111,10 @@ export function matrixA(context: Context, op: DotOp, m: number, size: Depth): Re
         4 * pairs.strides[0],
       );
       const to = code.pointer(base, code.int('mul', index, 4 * MATRIX_ELEMENTS));
-      transpose(context, scratchSource(context, pairs), [Math.ceil(numbers / 2), m], to, row);
+      transposeRows(context, scratchSource(context, pairs), [Math.ceil(numbers / 2), m], to, row);
     });
     context.reclaim(pairs.buffer);
-    if (tile !== null && temporary) context.reclaim(tile.buffer);
+    if (rows?.temporary) context.reclaim(rows.tile.buffer);
     return rowsOf(base, row, out);
   }
   if (contiguous && inside) {
@@ -133,10 +134,10 @@ function rowsFromScratch(
   base: IntReg,
   row: number,
 ): void {
-  const [tile, temporary] = rowsIn(context, op.a, value);
+  const { tile, temporary } = asRows(context, op.a, value);
   const source = scratchSource(context, tile);
   if (of === 'pairs') narrowRows(context, source, [m, depth], base, row);
-  else if (op.transA) transpose(context, source, [units, m], base, row);
+  else if (op.transA) transposeRows(context, source, [units, m], base, row);
   else copyRows(context, source, [m, units], base, row);
   if (temporary) context.reclaim(tile.buffer);
 }
@@ -161,14 +162,12 @@ export function matrixB(context: Context, op: DotOp, n: number, size: Depth): Re
     if (of === 'quads' && !op.transB && strides[1] === 4) {
       if (unpacking.length === 0) return rowsOf(block.base, strides[0], null);
       const tile = context.newTile([depth, n]);
-      const [source, target] = [block.base, context.pointer(tile)];
-      code.pieces(depth, 1, (index) => {
-        const from = code.pointer(source, code.int('mul', index, strides[0]));
-        const to = code.pointer(target, code.int('mul', index, 4 * tile.strides[0]));
-        for (let column = 0; column < n; column += MATRIX_ELEMENTS) {
-          const words = code.load({ base: from, displacement: 4 * column });
-          code.store(unpack(context, unpacking, words), { base: to, displacement: 4 * column });
-        }
+      const source: Source = { base: block.base, type: 'i32', strides };
+      const target = context.pointer(tile);
+      const to = { base: target, row: 4 * tile.strides[0], bytes: 4 };
+      eachVector(context, source, [depth, n], to, (from, to) => {
+        const words = code.load({ base: from, displacement: 0 });
+        code.store(unpack(context, unpacking, words), { base: to, displacement: 0 });
       });
       return rowsOf(target, 4 * tile.strides[0], tile);
     }
@@ -239,114 +238,7 @@ function filledRows(context: Context, op: DotOp, n: number, size: Depth, value: 
   // Whole vectors were written: what lies behind is cleared last.
   const row = 4 * tile.strides[0];
   const base = context.pointer(tile);
-  if (op.transB) clear(context, code.pointer(base, 4 * depth), row, [n, filled - depth]);
-  else clear(context, code.pointer(base, row * depth), row, [filled - depth, n]);
+  if (op.transB) clearRows(context, code.pointer(base, 4 * depth), row, [n, filled - depth]);
+  else clearRows(context, code.pointer(base, row * depth), row, [filled - depth, n]);
   return tile;
-}
-
-/** An operand as rows of 32-bit elements in scratch, and whether they are a copy. */
-function rowsIn(context: Context, id: number, value: Viewed | null): readonly [Stored, boolean] {
-  const { tile, temporary } = asRows(context, id, value);
-  return [tile, temporary];
-}
-
-/** Rows of 32-bit elements, a line farther apart than they are long, so that they do not share sets of the cache. */
-function scratchRows(context: Context, rows: number, columns: number): Stored {
-  const stride = Math.ceil(columns / MATRIX_ELEMENTS) * MATRIX_ELEMENTS + MATRIX_ELEMENTS;
-  return { at: 'scratch', buffer: context.allocate(4 * rows * stride), strides: [stride, 1] };
-}
-
-/** Zeros in [rows, columns] of 32-bit elements. */
-function clear(
-  { code }: Context,
-  base: IntReg,
-  stride: number,
-  [rows, columns]: readonly [number, number],
-): void {
-  code.pieces(rows, 1, (index) => {
-    const row = code.pointer(base, code.int('mul', index, stride));
-    code.strips(columns, code.lanes, (column, count) => {
-      const to = { base: code.pointer(row, code.int('mul', column, 4)), displacement: 0 };
-      if (count === code.lanes) code.store(code.bits(0), to);
-      else code.storePart(code.bits(0), to, count);
-    });
-  });
-}
-
-/** Calls `visit` for each vector of [rows, columns]: where it begins in `from` and in `to`, and its elements. */
-function eachVector(
-  context: Context,
-  { base, type, strides }: Source,
-  [rows, columns]: readonly [number, number],
-  to: { readonly base: IntReg; readonly row: number; readonly bytes: number },
-  visit: (from: IntReg, to: IntReg, count: number) => void,
-): void {
-  const { code } = context;
-  code.pieces(rows, 1, (row) => {
-    const source = code.pointer(base, code.int('mul', row, strides[0]));
-    const target = code.pointer(to.base, code.int('mul', row, to.row));
-    code.strips(columns, code.lanes, (column, count) =>
-      visit(
-        code.pointer(source, code.int('mul', column, elementBytes(type))),
-        code.pointer(target, code.int('mul', column, to.bytes)),
-        count,
-      ),
-    );
-  });
-}
-
-function copyRows(
-  context: Context,
-  from: Source,
-  size: readonly [number, number],
-  base: IntReg,
-  row: number,
-): void {
-  const { code } = context;
-  eachVector(context, from, size, { base, row, bytes: 4 }, (source, target, count) =>
-    code.store(code.loadPart({ base: source, displacement: 0 }, count), { base: target, displacement: 0 }),
-  );
-}
-
-/** Rows of bf16 widened to f32 become rows of bf16. */
-function narrowRows(
-  context: Context,
-  from: Source,
-  size: readonly [number, number],
-  base: IntReg,
-  row: number,
-): void {
-  const { code } = context;
-  eachVector(context, from, size, { base, row, bytes: 2 }, (source, target, count) => {
-    const lanes = code.loadPart({ base: source, displacement: 0 }, count);
-    const to = { base: target, displacement: 0 };
-    if (count === code.lanes) code.store(lanes, to, 'bf16');
-    else code.storePart(lanes, to, count, 'bf16');
-  });
-}
-
-/** from: [rows, columns] of 32-bit elements; to: [columns, rows]. */
-function transpose(
-  { code }: Context,
-  from: Source,
-  [rows, columns]: readonly [number, number],
-  to: IntReg,
-  toStride: number,
-): void {
-  const { lanes } = code;
-  code.strips(rows, lanes, (row, height) => {
-    const source = code.pointer(from.base, code.int('mul', row, from.strides[0]));
-    const target = code.pointer(to, code.int('mul', row, 4));
-    code.strips(columns, lanes, (column, width) =>
-      code.emit({
-        o: 'vtranspose',
-        from: { base: code.pointer(source, code.int('mul', column, 4)), displacement: 0 },
-        fromStride: from.strides[0],
-        to: { base: code.pointer(target, code.int('mul', column, toStride)), displacement: 0 },
-        toStride,
-        rows: height,
-        columns: width,
-      }),
-    );
-  });
 }

@@ -2,8 +2,9 @@
  * dot in matrix registers: blocks of the result of up to 32 rows and 32 columns, of which four registers hold the sums,
  * while two each hold a's rows and b's columns of a step along k.
  */
+import { evenPieces } from './code.ts';
 import type { ProductEpilogue } from './epilogue.ts';
-import { finish } from './epilogue.ts';
+import { finish, streamsAt } from './epilogue.ts';
 import type { IntOperand, IntReg, MatrixShape } from './ir.ts';
 import type { SumRows } from './sums.ts';
 import type { Buffer, Context } from './values.ts';
@@ -68,17 +69,6 @@ function shapesOf(rows: number, elements: number): MatrixShape[] {
     ...[upper, lower].map((count) => of(count, 4 * elements)),
     ...B.map(() => of(elements, whole)),
   ];
-}
-
-/** Rows in blocks of two neighbouring sizes. */
-function blocksOfRows(m: number): { from: number; to: number; rows: number }[] {
-  const count = Math.ceil(m / LARGEST);
-  const small = Math.floor(m / count);
-  const border = (m % count) * (small + 1);
-  return [
-    { from: 0, to: border, rows: small + 1 },
-    { from: border, to: m, rows: small },
-  ].filter(({ from, to }) => to > from);
 }
 
 /** Steps along k that the columns of b which stay in the first cache are long. */
@@ -152,12 +142,11 @@ export function matrixProduct(context: Context, product: MatrixProduct): void {
     const top = code.int('mul', index, band);
     stretches(context, product, (stretch) =>
       code.pieces(columns, VECTORS, (column, vectors) => {
-        for (const { from, to, rows } of blocksOfRows(height)) {
+        for (const { from, to, size: rows } of evenPieces(height, LARGEST)) {
           code.emit({ o: 'mshape', shapes: shapesOf(rows, elements) });
-          const each = (down: IntOperand) =>
-            block(context, place, { row: code.int('add', top, down), down, rows, column, vectors }, stretch);
-          if (to - from === rows) each(from);
-          else code.for(from, to, rows, each);
+          code.each({ from, to, size: rows }, (down) =>
+            block(context, place, { row: code.int('add', top, down), down, rows, column, vectors }, stretch),
+          );
         }
       }),
     );
@@ -233,10 +222,7 @@ function block(context: Context, place: Place, corner: Corner, stretch: Stretch)
     );
     if (epilogue !== null) {
       const down = code.int('add', corner.row, row);
-      const streams = epilogue.streams.map((stream) => {
-        const along = code.int('mul', corner.column, stream.column * MATRIX_ELEMENTS * VECTORS);
-        return code.pointer(stream.base, code.int('add', code.int('mul', down, stream.row), along));
-      });
+      const streams = streamsAt(context, epilogue, down, corner.column, MATRIX_ELEMENTS * VECTORS);
       finish(context, epilogue, streams, sums);
     } else if (out !== null) {
       const to = code.pointer(sumsAt(context, out, corner).base, code.int('mul', row, out.row));

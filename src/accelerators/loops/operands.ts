@@ -8,6 +8,7 @@ import { loadInto } from './memory.ts';
 import { packPairs, pairedAlongRows, pairedRows, pairPanels, unpairedPanels } from './pairs.ts';
 import type { Source } from './panels.ts';
 import { packPanels, packPanelsTransposed } from './panels.ts';
+import { copyRows, paddedRows } from './rows.ts';
 import type { Context, Stored } from './values.ts';
 import type { Unpacking, Viewed } from './views.ts';
 import { elementBytes, viewedStrides } from './views.ts';
@@ -34,12 +35,6 @@ export interface Ready {
   readonly operand: Operand;
   /** Scratch to give back afterwards. */
   readonly owned: Stored | null;
-}
-
-/** Memory for rows of 32-bit elements, farther apart than they are long; vectors of a column lie side by side. */
-function paddedRows(context: Context, rows: number, columns: number): Stored {
-  const stride = columns === 1 ? 1 : columns + 16;
-  return { at: 'scratch', buffer: context.allocate(4 * rows * stride + 64), strides: [stride, 1] };
 }
 
 export function operandA(
@@ -107,19 +102,10 @@ function pairsOfA(context: Context, op: DotOp, m: number, depth: number): Ready 
 
 /** Rows of 32-bit elements, at distances at which they do not fall into one set of the cache. */
 function copyOfRows(context: Context, from: Source, [rows, columns]: readonly [number, number]): Ready {
-  const { code } = context;
-  const { lanes } = code;
   const tile = paddedRows(context, rows, columns);
   const base = context.pointer(tile);
   const stride = 4 * tile.strides[0];
-  code.for(0, rows, 1, (row) => {
-    const source = code.pointer(from.base, code.int('mul', row, from.strides[0]));
-    const target = code.pointer(base, code.int('mul', row, stride));
-    code.strips(columns, lanes, (column, count) => {
-      const at = (row: IntReg) => ({ base: code.pointer(row, code.int('mul', column, 4)), displacement: 0 });
-      code.store(code.loadPart(at(source), count), at(target));
-    });
-  });
+  copyRows(context, from, [rows, columns], base, stride);
   return { operand: { base, type: 'i32', step: stride, k: 4 }, owned: tile };
 }
 

@@ -1,5 +1,6 @@
 /** Panels: a matrix [k, n] held as [n / width, k, width], where width is that of a register tile of `dot`. */
 import type { IntOperand, IntReg, MemoryType } from './ir.ts';
+import { transposeRows } from './rows.ts';
 import type { Context } from './values.ts';
 import { elementBytes } from './views.ts';
 
@@ -79,16 +80,6 @@ export function packPanelsTransposed(
   code.strips(n, lanes, (column, height) => {
     const source = code.pointer(from.base, code.int('mul', column, from.strides[0]));
     const target = code.pointer(to, place(column));
-    code.strips(depth, lanes, (k, size) => {
-      code.emit({
-        o: 'vtranspose',
-        from: { base: code.pointer(source, code.int('mul', k, 4)), displacement: 0 },
-        fromStride: from.strides[0],
-        to: { base: code.pointer(target, code.int('mul', k, 4 * width)), displacement: 0 },
-        toStride: 4 * width,
-        rows: height,
-        columns: size,
-      });
-    });
+    transposeRows(context, { ...from, base: source }, [height, depth], target, 4 * width);
   });
 }

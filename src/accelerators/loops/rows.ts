@@ -1,0 +1,107 @@
+/** Rows of elements in scratch: copied, narrowed, cleared, transposed. */
+import type { IntReg } from './ir.ts';
+import type { Source } from './panels.ts';
+import type { Context, Stored } from './values.ts';
+import { elementBytes } from './views.ts';
+
+/** Memory for rows of 32-bit elements, farther apart than they are long; vectors of a column lie side by side. */
+export function paddedRows(context: Context, rows: number, columns: number): Stored {
+  const stride = columns === 1 ? 1 : columns + 16;
+  return { at: 'scratch', buffer: context.allocate(4 * rows * stride + 64), strides: [stride, 1] };
+}
+
+/** Zeros in [rows, columns] of 32-bit elements. */
+export function clearRows(
+  { code }: Context,
+  base: IntReg,
+  stride: number,
+  [rows, columns]: readonly [number, number],
+): void {
+  code.pieces(rows, 1, (index) => {
+    const row = code.pointer(base, code.int('mul', index, stride));
+    code.strips(columns, code.lanes, (column, count) => {
+      const to = { base: code.pointer(row, code.int('mul', column, 4)), displacement: 0 };
+      if (count === code.lanes) code.store(code.bits(0), to);
+      else code.storePart(code.bits(0), to, count);
+    });
+  });
+}
+
+/** Calls `visit` for each vector of [rows, columns]: where it begins in `from` and in `to`, and its elements. */
+export function eachVector(
+  context: Context,
+  { base, type, strides }: Source,
+  [rows, columns]: readonly [number, number],
+  to: { readonly base: IntReg; readonly row: number; readonly bytes: number },
+  visit: (from: IntReg, to: IntReg, count: number) => void,
+): void {
+  const { code } = context;
+  code.pieces(rows, 1, (row) => {
+    const source = code.pointer(base, code.int('mul', row, strides[0]));
+    const target = code.pointer(to.base, code.int('mul', row, to.row));
+    code.strips(columns, code.lanes, (column, count) =>
+      visit(
+        code.pointer(source, code.int('mul', column, elementBytes(type))),
+        code.pointer(target, code.int('mul', column, to.bytes)),
+        count,
+      ),
+    );
+  });
+}
+
+/** [rows, columns] of 32-bit elements, as they are; whole vectors are written. */
+export function copyRows(
+  context: Context,
+  from: Source,
+  size: readonly [number, number],
+  base: IntReg,
+  row: number,
+): void {
+  const { code } = context;
+  eachVector(context, from, size, { base, row, bytes: 4 }, (source, target, count) =>
+    code.store(code.loadPart({ base: source, displacement: 0 }, count), { base: target, displacement: 0 }),
+  );
+}
+
+/** Rows of bf16 widened to f32 become rows of bf16. */
+export function narrowRows(
+  context: Context,
+  from: Source,
+  size: readonly [number, number],
+  base: IntReg,
+  row: number,
+): void {
+  const { code } = context;
+  eachVector(context, from, size, { base, row, bytes: 2 }, (source, target, count) => {
+    const lanes = code.loadPart({ base: source, displacement: 0 }, count);
+    const to = { base: target, displacement: 0 };
+    if (count === code.lanes) code.store(lanes, to, 'bf16');
+    else code.storePart(lanes, to, count, 'bf16');
+  });
+}
+
+/** from: [rows, columns] of 32-bit elements; to: [columns, rows]. */
+export function transposeRows(
+  { code }: Context,
+  from: Source,
+  [rows, columns]: readonly [number, number],
+  to: IntReg,
+  toStride: number,
+): void {
+  const { lanes } = code;
+  code.strips(rows, lanes, (row, height) => {
+    const source = code.pointer(from.base, code.int('mul', row, from.strides[0]));
+    const target = code.pointer(to, code.int('mul', row, 4));
+    code.strips(columns, lanes, (column, width) =>
+      code.emit({
+        o: 'vtranspose',
+        from: { base: code.pointer(source, code.int('mul', column, 4)), displacement: 0 },
+        fromStride: from.strides[0],
+        to: { base: code.pointer(target, code.int('mul', column, toStride)), displacement: 0 },
+        toStride,
+        rows: height,
+        columns: width,
+      }),
+    );
+  });
+}
