@@ -1,10 +1,10 @@
 /** Buffers of the cpu device: memory of their own, and files. */
 import { formatBytes } from '../bytes.ts';
 import type { Device, DeviceBuffer, MappedFile } from '../device.ts';
+import { Arena } from './arena.ts';
 import { FileMapping } from './file-mapping.ts';
 import { availableMemory, residentMemory } from './host.ts';
 import type { Region } from './memory.ts';
-import { Mapping } from './memory.ts';
 import type { Native } from './native.ts';
 
 class HeapBuffer implements DeviceBuffer {
@@ -61,11 +61,13 @@ export class DeviceHeap {
   readonly #native: Native;
   readonly #device: Device;
   readonly #live = new Set<HeapBuffer>();
+  readonly #arena: Arena;
   #allocatedBytes = 0;
 
   constructor(native: Native, device: Device) {
     this.#native = native;
     this.#device = device;
+    this.#arena = new Arena(native);
   }
 
   /** Bytes allocated and not yet freed. */
@@ -89,7 +91,7 @@ export class DeviceHeap {
         );
       }
     }
-    const mapping = new Mapping(this.#native, byteLength);
+    const mapping = this.#arena.allocate(byteLength);
     const buffer = new HeapBuffer(this.#device, byteLength, mapping);
     this.#live.add(buffer);
     this.#allocatedBytes += byteLength;

@@ -7,6 +7,7 @@ const EXECUTE = 4;
 const PRIVATE_ANONYMOUS = 0x22;
 /** Do not reserve swap: an arena may be larger than what is ever touched. */
 const NO_RESERVE = 0x4000;
+const ADVISE_DROP = 4;
 const ADVISE_HUGE_PAGES = 14;
 
 export const pageBytes = 4096;
@@ -20,6 +21,12 @@ export const isFailure = (address: bigint): boolean => BigInt.asIntN(64, address
 export function unmap(native: Native, address: bigint, byteLength: number): void {
   if (native.munmap(address, byteLength) !== 0)
     throw new Error(`cannot unmap ${byteLength} bytes: ${native.lastError()}`);
+}
+
+/** Gives whole pages of a private mapping back to the system: they are zeros when they are next touched. */
+export function releasePages(native: Native, address: bigint, byteLength: number): void {
+  if (native.madvise(address, byteLength, ADVISE_DROP) !== 0)
+    throw new Error(`cannot release ${byteLength} bytes: ${native.lastError()}`);
 }
 
 /** Addresses that are ours until they are freed. */
