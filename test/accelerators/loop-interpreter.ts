@@ -382,6 +382,8 @@ export function interpret(fn: LoopFunction, machine: Machine): void {
       case 'vhorizontal':
         setLanes(instr.dst, combine(lanes(instr.a), instr.fn));
         break;
+      case 'prefetch':
+        break;
       case 'mshape':
         matrices.shape(instr.shapes);
         break;

@@ -24,6 +24,7 @@ const lanes16: LoopTarget = {
   bf16Pairs: true,
   matrixRegisters: false,
   cacheWays: 12,
+  streamPage: 4096,
   dotTile: { rows: 6, vectors: 4, round: 48 },
 };
 
@@ -39,6 +40,7 @@ export const TARGETS: readonly LoopTarget[] = [
     bf16Pairs: false,
     matrixRegisters: false,
     cacheWays: 8,
+    streamPage: 256,
     dotTile: { rows: 6, vectors: 2, round: 24 },
   },
   {
@@ -50,6 +52,7 @@ export const TARGETS: readonly LoopTarget[] = [
     bf16Pairs: false,
     matrixRegisters: false,
     cacheWays: 8,
+    streamPage: 0,
     dotTile: { rows: 3, vectors: 2, round: 6 },
   },
 ];

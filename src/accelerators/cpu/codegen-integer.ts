@@ -215,7 +215,16 @@ const binary: { readonly [F in IntBinary]: BinaryRule } = {
   ne: comparison('ne'),
 };
 
-type IntegerNode = 'pointer' | 'iconst' | 'imove' | 'ibin' | 'iselect' | 'iwrap' | 'iload' | 'istore';
+type IntegerNode =
+  | 'pointer'
+  | 'iconst'
+  | 'imove'
+  | 'ibin'
+  | 'iselect'
+  | 'iwrap'
+  | 'iload'
+  | 'istore'
+  | 'prefetch';
 
 export const integerRules: Rules<IntegerNode> = {
   pointer: {
@@ -261,6 +270,7 @@ export const integerRules: Rules<IntegerNode> = {
       e.op('mov', e.memory(to), { i32: e.d(s), u8: e.b(s), u16: e.w(s) }[type]);
     },
   },
+  prefetch: { emit: (e, { from }) => e.op('prefetcht0', e.memory(from)) },
 };
 
 type FlowNode = 'loopBegin' | 'loopEnd' | 'ifBegin' | 'ifElse' | 'ifEnd';

@@ -121,6 +121,7 @@ export const registerFields: { readonly [O in Node['o']]: RegisterFields } = {
   vselect: pure('mask', 'a', 'b'),
   vhorizontal: pure('a'),
   vtranspose: effect('from', 'to'),
+  prefetch: effect('from'),
   mshape: effect(),
   mzero: effect(),
   mload: effect('from', 'stride'),

@@ -4,6 +4,7 @@ import type { LoopTarget } from '../loops/ir.ts';
 import { SettingError } from '../settings.ts';
 import type { Isa } from './codegen-emitter.ts';
 import { type CpuFeature, dataCache, type Processor } from './cpuid.ts';
+import { pageBytes } from './memory.ts';
 
 /** Instruction sets that may be asked for by name. */
 export type IsaName = Isa | 'amx';
@@ -28,6 +29,7 @@ const avx512Target: LoopTarget = {
   bf16Pairs: false,
   matrixRegisters: false,
   cacheWays: LEAST_WAYS,
+  streamPage: pageBytes,
   pointerBytes: 8,
   dotTile: { rows: 14, vectors: 2, round: 48 },
 };
@@ -58,6 +60,7 @@ export const isas: { readonly [I in IsaName]: IsaRule } = {
       bf16Pairs: false,
       matrixRegisters: false,
       cacheWays: LEAST_WAYS,
+      streamPage: pageBytes,
       pointerBytes: 8,
       dotTile: { rows: 6, vectors: 2, round: 24 },
     },

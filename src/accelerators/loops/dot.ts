@@ -3,6 +3,7 @@
  * as far as that is fast; else b is packed into panels as wide as a register tile, and a into padded rows.
  */
 import type { Op, ValueId } from '../../tile/ir.ts';
+import { fetchAhead } from './ahead.ts';
 import type { Arithmetic } from './arithmetic.ts';
 import { addProducts, arithmeticOf, matrixOf } from './arithmetic.ts';
 import { type Code, evenPieces } from './code.ts';
@@ -37,6 +38,8 @@ interface Product {
   readonly depth: number;
   /** One column: elements are stored one by one, as rows are not padded. */
   readonly narrow: boolean;
+  /** b is read once, from memory. */
+  readonly streams: boolean;
   /** What becomes of the sums instead of being stored. */
   readonly epilogue: ProductEpilogue | null;
   readonly arithmetic: Arithmetic;
@@ -131,6 +134,7 @@ function registerTile(context: Context, p: Product, corner: Corner, rows: number
     [8, 4, 2].find((count) => count <= atOnce && total % count === 0) ?? (swapped || b.halves ? 2 : 1);
   const round = () => {
     loaded.clear();
+    if (p.streams) for (const pointer of movingB.values()) fetchAhead(code, pointer, unroll * b.k);
     for (let u = 0; u < unroll; u++) step(swapped ? u ^ 1 : u, true);
   };
   if (total === unroll && !alone) round();
@@ -256,6 +260,7 @@ export function lowerDot(
     const last = index === terms.length - 1 ? epilogue : null;
     const product: Product = {
       terms: list,
+      streams: m <= size.rows && list.every(({ b }) => b.inMemory && b.k === n * elementBytes(b.type)),
       epilogue: last,
       acc: from?.row ?? null,
       bits,

@@ -234,6 +234,8 @@ export type Instr =
       readonly rows: number;
       readonly columns: number;
     }
+  /** Says that memory at the address, if there is any, will be read soon. */
+  | { readonly o: 'prefetch'; readonly from: Address }
   /** Gives matrix registers, by number, their shapes; what all of them held is lost. */
   | { readonly o: 'mshape'; readonly shapes: readonly MatrixShape[] }
   | { readonly o: 'mzero'; readonly register: number }
@@ -288,6 +290,8 @@ export interface LoopTarget {
   readonly matrixRegisters: boolean;
   /** Lines that a set of the first-level cache holds. */
   readonly cacheWays: number;
+  /** Bytes of a page, beyond which the processor does not fetch ahead unless it is told to; 0 where it cannot be told. */
+  readonly streamPage: number;
   /** Register tile of `dot`: rows, vectors a row, and multiply-adds of vectors in one round of its loop along k. */
   readonly dotTile: { readonly rows: number; readonly vectors: number; readonly round: number };
 }

@@ -23,6 +23,8 @@ export interface Operand {
   readonly step: number;
   /** Along k; with pairs, from one pair to the next. */
   readonly k: number;
+  /** Of b: it lies in a view's memory. */
+  readonly inMemory?: boolean;
   /** Of b: the rows lie apart that become pairs when they are read; k is from row to row. */
   readonly apart?: boolean;
   /** Of b: an element holds two rows of bf16, the first in its low half; k is from pair to pair. */
@@ -184,7 +186,10 @@ export function operandB(
       const { base, view } = block;
       const k = bytes * view.strides[value.axes[0]];
       if (paired || !worthPacking(m, code.target.dotTile.rows))
-        return { operand: { base, type: 'i32', step: 4 * width, k, halves: !paired }, owned: null };
+        return {
+          operand: { base, type: 'i32', step: 4 * width, k, inMemory: true, halves: !paired },
+          owned: null,
+        };
       const tile = panels();
       unpairedPanels(
         context,
@@ -204,6 +209,7 @@ export function operandB(
           type: block.type,
           step: width * bytes,
           k: strides[0],
+          inMemory: true,
           apart: paired,
           unpacking,
         },

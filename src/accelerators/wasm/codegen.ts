@@ -230,6 +230,7 @@ const EMIT: { readonly [N in InstrName]: (body: FunctionBody, instr: InstrOf<N>)
     body.set(dst);
   },
   vtranspose: emitTranspose,
+  prefetch: () => {},
   mshape: noMatrixRegisters,
   mzero: noMatrixRegisters,
   mload: noMatrixRegisters,

@@ -53,6 +53,7 @@ export function wasmTarget(fma: boolean): LoopTarget {
     bf16Pairs: false,
     matrixRegisters: false,
     cacheWays: LEAST_WAYS,
+    streamPage: 0,
     dotTile: { rows: 4, vectors: 2, round: 8 },
   };
 }

@@ -1,0 +1,25 @@
+/**
+ * Matrices that are read once, from memory, by products of few rows. Processors fetch ahead of ascending reads, but not
+ * into the next page, whose addresses they do not know; each page would begin with a wait. So the code asks for the
+ * first lines of a page while it reads the one before.
+ */
+import type { Code } from './code.ts';
+import type { IntReg } from './ir.ts';
+
+const LINE_BYTES = 64;
+/** Lines of the next page that are asked for: as many as are read until the processor has seen where reads go. */
+const LINES = 8;
+
+/** To be called before each read of the next `bytes` bytes at `pointer`, which ascends by as many each time. */
+export function fetchAhead(code: Code, pointer: IntReg, bytes: number): void {
+  const { streamPage } = code.target;
+  if (bytes >= streamPage) return;
+  const within = code.int('and', pointer, streamPage - 1);
+  code.if(code.int('lt', within, bytes), () => {
+    for (let line = 0; line < LINES; line++)
+      code.emit({
+        o: 'prefetch',
+        from: { base: pointer, displacement: streamPage + LINE_BYTES * line },
+      });
+  });
+}
