@@ -1,5 +1,5 @@
 /** Attention with a KV cache. A batch has a slot a sequence. */
-import { keysShape, valuesShape } from '../kernels/kvcache.ts';
+import { cacheShape } from '../kernels/kvcache.ts';
 import type { Qwen3Config } from '../models/config.ts';
 import type { Graph, SequencePlace } from '../tensor/graph.ts';
 import type { AttentionShape } from '../tensor/primitives.ts';
@@ -29,16 +29,16 @@ const CACHE_TYPE = 'f32';
 
 /** Name and shape of the cache's states of a layer. */
 function cacheStates(config: Qwen3Config, layer: number, { batch, capacity, prefix }: CacheGeometry) {
-  const size = {
+  const shape = cacheShape({
     slots: batch,
     kvHeads: config.num_key_value_heads,
     maxLength: capacity,
     headDim: config.head_dim,
-  };
+  });
   const name = (part: 'k' | 'v') => `${prefix}cache.${layer}.${part}`;
   return {
-    k: { name: name('k'), shape: keysShape(size) },
-    v: { name: name('v'), shape: valuesShape(size) },
+    k: { name: name('k'), shape },
+    v: { name: name('v'), shape },
   };
 }
 

@@ -12,7 +12,6 @@ import type { Kernel } from '../tile/ir.ts';
 import type { Tile } from '../tile/tile.ts';
 import type { Storage } from './common.ts';
 import { loadF32, memoized, storeAs } from './common.ts';
-import { keysOfBlock, keysShape } from './kvcache.ts';
 
 export interface AttentionOptions {
   readonly sequences: number;
@@ -41,6 +40,11 @@ export interface AttentionOptions {
 /** What has gradients: keys and values of tokens. */
 export type TokenAttentionOptions = AttentionOptions & { readonly layout: 'tokens' };
 
+/** Keys that are taken at a time: it takes part in the order of the sums. */
+const BLOCK_KEYS = 32;
+/** The same of backward kernels, whose sums run over one key after the other. A schedule. */
+const BACKWARD_KEYS = 64;
+
 interface Setting {
   readonly k: KernelBuilder;
   readonly group: number;
@@ -51,7 +55,7 @@ interface Setting {
   readonly width: number;
 }
 
-function checked(options: AttentionOptions): Omit<Setting, 'k'> {
+function checked(options: AttentionOptions, keys: number): Omit<Setting, 'k'> {
   const { heads, kvHeads, headDim, queryLength, maxLength } = options;
   if (heads % kvHeads !== 0)
     throw new RangeError(`${heads} query heads cannot share ${kvHeads} key heads evenly`);
@@ -61,7 +65,7 @@ function checked(options: AttentionOptions): Omit<Setting, 'k'> {
   return {
     group,
     queries,
-    keys: keysOfBlock(maxLength),
+    keys: Math.min(keys, maxLength),
     rows: queries * group,
     scale,
     width: group * headDim,
@@ -71,33 +75,12 @@ function checked(options: AttentionOptions): Omit<Setting, 'k'> {
 const suffix = (o: AttentionOptions) =>
   `${o.sequences}x${o.queryLength}_h${o.heads}_${o.kvHeads}x${o.headDim}_kv${o.slots}x${o.maxLength}_${o.layout}_${o.type ?? 'f32'}_${o.kvType ?? 'f32'}`;
 
-/** The view [slots, kvHeads, maxLength, headDim] of tokens' keys or values, or of a cache's values. */
+/** The view [slots, kvHeads, maxLength, headDim] of keys or values. */
 function tokenView(k: KernelBuilder, o: AttentionOptions, name: string, use: 'input' | 'output'): ViewHandle {
   const { slots, kvHeads, maxLength, headDim, kvType = 'f32' } = o;
   const strides =
     o.layout === 'cache' ? undefined : [maxLength * kvHeads * headDim, headDim, kvHeads * headDim, 1];
   return k[use](name, kvType, [slots, kvHeads, maxLength, headDim], { strides });
-}
-
-/**
- * Declares the keys; what is returned gives raw scores q · kᵀ, [rows, keys], of a block of them. Those of keys from `end`
- * on mean nothing.
- */
-function scoresOf(k: KernelBuilder, o: AttentionOptions, size: number) {
-  const { headDim } = o;
-  if (o.layout === 'cache') {
-    const keys = k.input('keys', o.kvType ?? 'f32', keysShape(o));
-    return (q: Tile, slot: Tile, head: Tile, key: Tile, _end: Tile): Tile => {
-      const block = k.load(keys, [slot, head, key.div(size), 0, 0], [1, 1, 1, headDim, size]);
-      return dot(k, q, block.reshape([headDim, size]), null, {});
-    };
-  }
-  const keys = tokenView(k, o, 'keys', 'input');
-  return (q: Tile, slot: Tile, head: Tile, key: Tile, end: Tile): Tile => {
-    const limits = [null, null, end, null];
-    const block = k.load(keys, [slot, head, key, 0], [1, 1, size, headDim], { limits });
-    return dot(k, q, block.reshape([size, headDim]), null, { transB: true });
-  };
 }
 
 /** q and its likes, [sequences * queryLength, heads * headDim], with the heads of a group side by side. */
@@ -157,9 +140,9 @@ function causal(s: Setting, firstPosition: Tile, firstKey: Tile): Tile {
 export const attention: (options: AttentionOptions) => Kernel = memoized(
   (o: AttentionOptions): Kernel =>
     buildKernel(`attention_${suffix(o)}${o.training ? '_lse' : ''}`, (k) => {
-      const s: Setting = { k, ...checked(o) };
+      const s: Setting = { k, ...checked(o, BLOCK_KEYS) };
       const q = queryView(k, o, 'q', 'input');
-      const scores = scoresOf(k, o, s.keys);
+      const keys = tokenView(k, o, 'keys', 'input');
       const values = tokenView(k, o, 'values', 'input');
       const views = sequenceViews(k, o);
       const out = queryView(k, o, 'o', 'output');
@@ -189,10 +172,12 @@ export const attention: (options: AttentionOptions) => Kernel = memoized(
         (whole: boolean) =>
         (key: Tile, [max, sum, acc]: State): State => {
           const limits = [null, null, whole ? null : end, null];
-          const vTile = loadF32(k, values, [slot, head, key, 0], [1, 1, s.keys, o.headDim], {
-            limits,
-          }).reshape([s.keys, o.headDim]);
-          const raw = scores(qTile, slot, head, key, end).mul(s.scale);
+          const load = (view: ViewHandle) =>
+            k
+              .load(view, [slot, head, key, 0], [1, 1, s.keys, o.headDim], { limits })
+              .reshape([s.keys, o.headDim]);
+          const vTile = load(values).cast('f32');
+          const raw = dot(k, qTile, load(keys), null, { transB: true }).mul(s.scale);
           const seen = causal(s, query.add(start), key).select(raw, Number.NEGATIVE_INFINITY);
           const newMax = max.max(seen.maximum());
           const decay = max.sub(newMax).exp();
@@ -230,7 +215,7 @@ export const attention: (options: AttentionOptions) => Kernel = memoized(
 export const attentionDelta: (options: TokenAttentionOptions) => Kernel = memoized(
   (o: TokenAttentionOptions): Kernel =>
     buildKernel(`attention_delta_${suffix(o)}`, (k) => {
-      const s: Setting = { k, ...checked(o) };
+      const s: Setting = { k, ...checked(o, BACKWARD_KEYS) };
       const gradient = queryView(k, o, 'do', 'input');
       const out = queryView(k, o, 'o', 'input');
       const delta = rowView(k, o, 'delta', 'output');
@@ -270,7 +255,7 @@ function backwardBlock(
 export const attentionBackwardQuery: (options: TokenAttentionOptions) => Kernel = memoized(
   (o: TokenAttentionOptions): Kernel =>
     buildKernel(`attention_dq_${suffix(o)}`, (k) => {
-      const s: Setting = { k, ...checked(o) };
+      const s: Setting = { k, ...checked(o, BACKWARD_KEYS) };
       const q = queryView(k, o, 'q', 'input');
       const keys = tokenView(k, o, 'keys', 'input');
       const values = tokenView(k, o, 'values', 'input');
@@ -334,7 +319,7 @@ export const attentionBackwardQuery: (options: TokenAttentionOptions) => Kernel 
 export const attentionBackwardKeyValue: (options: TokenAttentionOptions) => Kernel = memoized(
   (o: TokenAttentionOptions): Kernel =>
     buildKernel(`attention_dkv_${suffix(o)}`, (k) => {
-      const s: Setting = { k, ...checked(o) };
+      const s: Setting = { k, ...checked(o, BACKWARD_KEYS) };
       const q = queryView(k, o, 'q', 'input');
       const keys = tokenView(k, o, 'keys', 'input');
       const values = tokenView(k, o, 'values', 'input');

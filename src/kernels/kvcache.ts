@@ -15,21 +15,11 @@ export interface CacheShape {
   readonly headDim: number;
 }
 
-/** Keys that attention takes at a time. It takes part in the order of its sums. */
-export const BLOCK_KEYS = 64;
-
-/** A shorter cache is one block. */
-export const keysOfBlock = (maxLength: number): number => Math.min(BLOCK_KEYS, maxLength);
-
 /**
- * Keys of a cache: [slots, kvHeads, blocks of positions, headDim, positions of a block]. So a block is in one piece, and
- * is multiplied as it lies: queries of one token have nothing to spend on transposing it. Values: see `valuesShape`.
+ * Of keys and of values: a token's key is in one piece, and so are those of a head one after the other. Attention turns
+ * blocks of them; were they held turned, to write one would mean to touch as many cache lines as it has elements.
  */
-export const keysShape = ({ slots, kvHeads, maxLength, headDim }: CacheShape): number[] => {
-  const block = keysOfBlock(maxLength);
-  return [slots, kvHeads, ceilDiv(maxLength, block), headDim, block];
-};
-export const valuesShape = ({ slots, kvHeads, maxLength, headDim }: CacheShape): number[] => [
+export const cacheShape = ({ slots, kvHeads, maxLength, headDim }: CacheShape): number[] => [
   slots,
   kvHeads,
   maxLength,
@@ -58,35 +48,26 @@ export function cacheWriter(
   views: { readonly slot: ViewHandle; readonly position: ViewHandle },
   at: { readonly token: Tile; readonly block: number; readonly head: Tile },
 ): CacheWriter {
-  const shape = keysShape({ slots, kvHeads, maxLength, headDim });
-  const [, , blocks, , size] = shape;
-  const elements = elementCount(shape);
-  if (elements >= 2 ** 31)
+  const rows = [slots * kvHeads * maxLength, headDim];
+  if (elementCount(rows) >= 2 ** 31)
     throw new RangeError(
-      `a cache of ${slots} sequences of ${maxLength} tokens has ${elements} keys' elements in a layer, and 2^31 are too many: use fewer sequences at once, or shorter ones`,
+      `a cache of ${slots} sequences of ${maxLength} tokens has ${elementCount(rows)} keys' elements in a layer, and 2^31 are too many: use fewer sequences at once, or shorter ones`,
     );
-  // A key's elements are `size` apart, and begin at any element.
-  const keys = k.output('keys', cacheType, [elements - (headDim - 1) * size, headDim], {
-    strides: [1, size],
-  });
-  const values = k.output('values', cacheType, [slots * kvHeads * maxLength, headDim]);
+  const [keys, values] = ['keys', 'values'].map((name) => k.output(name, cacheType, rows));
   const slot = k.load(views.slot, [at.token], [at.block], { fill: -1 });
   const position = k.load(views.position, [at.token], [at.block], { fill: -1 });
   const inside = slot.ge(0).and(slot.lt(slots)).and(position.ge(0)).and(position.lt(maxLength));
-  const place = slot.mul(kvHeads).add(at.head);
-  const block = place.mul(blocks).add(position.div(size));
-  const keyRows = inside.select(block.mul(headDim * size).add(position.rem(size)), -1);
-  const valueRows = inside.select(place.mul(maxLength).add(position), -1);
+  const row = inside.select(slot.mul(kvHeads).add(at.head).mul(maxLength).add(position), -1);
   return {
-    writeKeys: (column, tile) => k.scatter(keys, keyRows, column, tile.cast(cacheType)),
-    writeValues: (column, tile) => k.scatter(values, valueRows, column, tile.cast(cacheType)),
+    writeKeys: (column, tile) => k.scatter(keys, row, column, tile.cast(cacheType)),
+    writeValues: (column, tile) => k.scatter(values, row, column, tile.cast(cacheType)),
   };
 }
 
 /**
  * cache[slot[t], head, position[t]] = new[t, head], for keys and values. Tokens whose slot or position is negative
  * or too large are skipped. Views: newKeys, newValues [tokens, kvHeads * headDim], slot, position i32 [tokens],
- * keys (`keysShape`), values (`valuesShape`).
+ * keys, values (`cacheShape`).
  */
 export const cacheWrite: (options: CacheWriteOptions) => Kernel = memoized((o: CacheWriteOptions): Kernel => {
   const { tokens, kvHeads, headDim, slots, maxLength, type = 'f32', cacheType = 'f32' } = o;

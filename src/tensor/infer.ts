@@ -1,6 +1,5 @@
 /** Shapes and element types of every primitive's results, and the checks of its arguments. */
 
-import { keysShape } from '../kernels/kvcache.ts';
 import { panelShape, panelSizes, panelsOf } from '../kernels/panels.ts';
 import { quantizedShape } from '../kernels/quantized.ts';
 import type { DType } from '../numerics/dtype.ts';
@@ -41,11 +40,6 @@ function leaf(attributes: { readonly type: TensorType }): readonly TensorType[] 
     () => `a shape is one or more positive integers, not [${type.shape.join(', ')}]; a single value is [1]`,
   );
   return [type];
-}
-
-/** What the keys of a cache must be, whose values are [slots, kvHeads, maxLength, headDim]. */
-function cachedKeys({ dtype, shape: [slots, kvHeads, maxLength, headDim] }: TensorType): TensorType {
-  return { dtype, shape: keysShape({ slots, kvHeads, maxLength, headDim }) };
 }
 
 const positive = (size: number) => Number.isInteger(size) && size > 0;
@@ -241,7 +235,7 @@ export const INFER: { readonly [P in Primitive]: Infer<P> } = {
       () =>
         `values must be [${sequences} * n, ${kvHeads} * ${headDim}] or a cache [slots, ${kvHeads}, n, ${headDim}], not ${typeText(values)}`,
     );
-    expectSame(keys, shape.length === 4 ? cachedKeys(values) : values, 'keys');
+    expectSame(keys, values, 'keys');
     ['slots', 'start', 'lengths'].forEach((what, index) => {
       expectSame(rest[index], { dtype: 'i32', shape: [sequences] }, what);
     });
@@ -281,7 +275,7 @@ export const INFER: { readonly [P in Primitive]: Infer<P> } = {
   cacheWrite: (_, [keys, values, newKeys, newValues, slots, positions]) => {
     expectRank(values, 4, 'a cache of values');
     expectDType(values, STORED, 'a cache');
-    expectSame(keys, cachedKeys(values), 'the cache of keys');
+    expectSame(keys, values, 'the cache of keys');
     expectRank(newKeys, 2, 'new keys');
     expectDType(newKeys, STORED, 'new keys');
     expect(

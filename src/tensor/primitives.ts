@@ -103,7 +103,7 @@ export interface Attributes {
   readonly scatterRows: Record<never, never>;
   /**
    * (keys, values [slots, kvHeads, maxLength, headDim], newKeys, newValues [T, kvHeads * headDim], slots, positions i32
-   * [T]); keys as `keysShape` says.
+   * [T]).
    */
   readonly cacheWrite: Record<never, never>;
   /** A user's kernel: inputs fill its 'read' and 'readwrite' views in order, outputs are its 'write' views. */

@@ -88,13 +88,16 @@ test('kernels of the library', () => {
   compare(sampling, randomBuffers(sampling), CLOSE);
 });
 
-test('in decode, attention copies no keys, and values of the last block only', () => {
-  const [keys, headDim] = [64, 128];
+test('in decode, attention holds a block of keys twice, as it is cut off and turned, and values in its place', () => {
+  const [keys, headDim] = [32, 128];
   const options = { sequences: 3, queryLength: 1, heads: 16, kvHeads: 8, headDim, slots: 3, maxLength: 256 };
   for (const target of TARGETS) {
     const { scratchBytes } = lower(attention({ ...options, layout: 'cache' }), target);
     const block = 4 * keys * headDim;
-    assert.ok(scratchBytes >= block && scratchBytes < 1.5 * block, `${target.name}: ${scratchBytes} bytes`);
+    assert.ok(
+      scratchBytes >= 2 * block && scratchBytes < 2.5 * block,
+      `${target.name}: ${scratchBytes} bytes`,
+    );
   }
 });
 

@@ -1,9 +1,5 @@
 /** Plain float64 references. */
 
-import type { CacheShape } from '../../src/kernels/kvcache.ts';
-import { keysShape } from '../../src/kernels/kvcache.ts';
-import { elementCount } from '../../src/tile/ir.ts';
-
 export type Numbers = ArrayLike<number>;
 
 export function matmulReference(
@@ -43,23 +39,6 @@ export function keyIndex(
   return layout === 'cache'
     ? ((slot * o.kvHeads + head) * o.maxLength + position) * o.headDim
     : ((slot * o.maxLength + position) * o.kvHeads + head) * o.headDim;
-}
-
-/** Keys [slots, kvHeads, maxLength, headDim] as a cache holds them; NaN where there is no position. */
-export function blockedKeys(o: CacheShape, keys: Numbers): number[] {
-  const shape = keysShape(o);
-  const [, , blocks, , size] = shape;
-  const out = new Array<number>(elementCount(shape)).fill(Number.NaN);
-  for (let i = 0; i < keys.length; i++) {
-    const [head, position, d] = [
-      Math.floor(i / (o.maxLength * o.headDim)),
-      Math.floor(i / o.headDim) % o.maxLength,
-      i % o.headDim,
-    ];
-    const block = head * blocks + Math.floor(position / size);
-    out[(block * o.headDim + d) * size + (position % size)] = keys[i];
-  }
-  return out;
 }
 
 /** o, lse, and for a given gradient of o: delta, dq, dkeys, dvalues. */

@@ -6,7 +6,6 @@ import type { Tensor } from '../../src/tensor/tensor.ts';
 import type { MapFn } from '../../src/tile/ir.ts';
 import { elementCount } from '../../src/tile/ir.ts';
 import { rowsOf } from '../kernels/quantized-cases.ts';
-import { placeOfKey } from './cache.ts';
 
 export type Values = readonly number[];
 /** Values of inputs, parameters and states by name; states are replaced as the graph writes them. */
@@ -266,9 +265,7 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   },
   attention: (node, inputs) => {
     const { headDim, scale } = node.attributes;
-    const [q, keys, v] = inputs;
-    const { shape } = node.inputs[2];
-    const k = shape.length === 4 ? v.map((_, i) => keys[placeOfKey(shape, i)]) : keys;
+    const [q, k, v] = inputs;
     const out = zeros(q.length);
     const lse = zeros(elementCount(node.outputs[1].shape));
     attend(node, inputs, (at, keysAt, statistic) => {
@@ -338,18 +335,18 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   },
   cacheWrite: ({ inputs: [, { shape }] }, [keys, values, newKeys, newValues, slots, positions]) => {
     const [slotCount, heads, length, headDim] = shape;
-    const write = (old: Values, fresh: Values, place: (i: number) => number) => {
+    const write = (old: Values, fresh: Values) => {
       const next = [...old];
       slots.forEach((slot, t) => {
         if (slot < 0 || slot >= slotCount || positions[t] < 0 || positions[t] >= length) return;
         for (const h of range(heads))
           for (const d of range(headDim))
-            next[place(((slot * heads + h) * length + positions[t]) * headDim + d)] =
+            next[((slot * heads + h) * length + positions[t]) * headDim + d] =
               fresh[(t * heads + h) * headDim + d];
       });
       return next;
     };
-    return [write(keys, newKeys, (i) => placeOfKey(shape, i)), write(values, newValues, (i) => i)];
+    return [write(keys, newKeys), write(values, newValues)];
   },
   custom: ({ attributes: { kernel } }) => {
     throw new Error(`the reference does not know kernel '${kernel.name}'`);

@@ -23,3 +23,18 @@ export function fetchAhead(code: Code, pointer: IntReg, bytes: number): void {
       });
   });
 }
+
+/** Asks for the `bytes` bytes that lie a page behind those at `base`: matrix registers are filled from rows of lines. */
+export function fetchPageAhead(code: Code, base: IntReg, bytes: number): void {
+  const { streamPage } = code.target;
+  if (streamPage === 0) return;
+  for (let at = 0; at < bytes; at += LINE_BYTES)
+    code.emit({ o: 'prefetch', from: { base, displacement: streamPage + at } });
+}
+
+/** Asks for the first line of each of `rows` rows that lie `stride` bytes apart. */
+export function fetchRows(code: Code, base: IntReg, rows: number, stride: number): void {
+  if (code.target.streamPage === 0) return;
+  for (let row = 0; row < rows; row++)
+    code.emit({ o: 'prefetch', from: { base, displacement: row * stride } });
+}

@@ -165,17 +165,18 @@ function registerTile(context: Context, p: Product, corner: Corner, rows: number
   });
 }
 
-/** The register tile for m rows: few rows leave registers for more vectors of each row of b. */
+/** The register tile for [m, n]: few rows leave registers for more vectors of each row of b. */
 function tileFor(
-  { dotTile, vectorRegisters }: LoopTarget,
-  m: number,
+  { dotTile, vectorRegisters, lanes }: LoopTarget,
+  [m, n]: readonly number[],
   unpacked: boolean,
 ): LoopTarget['dotTile'] {
   // What is unpacked needs registers beside those of the words.
   const rows = unpacked ? Math.max(1, dotTile.rows - 2) : dotTile.rows;
-  if (m >= rows) return { ...dotTile, rows };
-  const fitting = Math.floor((vectorRegisters - 1) / (m + (unpacked ? 2 : 1)));
-  return { ...dotTile, rows: m, vectors: Math.max(dotTile.vectors, Math.min(fitting, WIDEST)) };
+  const columns = Math.ceil(n / lanes);
+  if (m >= rows) return { ...dotTile, rows, vectors: Math.min(dotTile.vectors, columns) };
+  const fitting = Math.min(WIDEST, Math.floor((vectorRegisters - 1) / (m + (unpacked ? 2 : 1))));
+  return { ...dotTile, rows: m, vectors: Math.min(Math.max(dotTile.vectors, fitting), columns) };
 }
 
 /** Splits total into pieces of two neighbouring sizes, none above `size`; `piece` gets its start. */
@@ -245,7 +246,7 @@ export function lowerDot(
     const value = context.viewed(b);
     return value !== null && ((value.paired && arithmetic !== 'pairs') || value.unpacking.length > 0);
   });
-  const size = tileFor(code.target, m, unpacked);
+  const size = tileFor(code.target, shape, unpacked);
   const ready = ops.map((each) => ({
     a: operandA(context, each, m, depth, arithmetic),
     b: operandB(context, each, size, shape, depth, arithmetic),

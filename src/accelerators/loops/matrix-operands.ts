@@ -149,7 +149,7 @@ export function matrixB(context: Context, op: DotOp, n: number, size: Depth): Re
   const whole = padded === units;
   /** Rows of elements of 32 bits, at `row` bytes. */
   const rowsOf = (base: IntReg, row: number, owned: Stored | null): ReadyMatrix => ({
-    operand: { base, row, k: elements * row, across: 4 * WIDTH },
+    operand: { base, row, k: elements * row, across: 4 * WIDTH, streams: owned === null && row === 4 * n },
     owned,
   });
   const columns = n % MATRIX_ELEMENTS === 0;

@@ -2,6 +2,7 @@
  * dot in matrix registers: blocks of the result of up to 32 rows and 32 columns, of which four registers hold the sums,
  * while two each hold a's rows and b's columns of a step along k.
  */
+import { fetchPageAhead } from './ahead.ts';
 import { evenPieces } from './code.ts';
 import type { ProductEpilogue } from './epilogue.ts';
 import { finish, streamsAt } from './epilogue.ts';
@@ -22,6 +23,8 @@ export interface MatrixOperand {
   readonly k: number;
   /** Of b: from one pair of registers' columns to the next. */
   readonly across: number;
+  /** Of b: it lies in a view's memory, one step along k behind the other. */
+  readonly streams?: boolean;
 }
 
 export interface MatrixProduct {
@@ -50,6 +53,9 @@ const A = [4, 5] as const;
 const B = [6, 7] as const;
 const VECTORS = B.length;
 const LARGEST = A.length * MATRIX_ROWS;
+
+/** Rows up to which a product takes as long as b takes to come from memory. */
+const ROWS_THAT_WAIT = 2 * LARGEST;
 
 /** Bytes of a row of sums beside each other in scratch. */
 const SCRATCH_ROW = 4 * MATRIX_ELEMENTS * VECTORS;
@@ -84,8 +90,8 @@ interface Stretch {
   readonly last: boolean;
 }
 
-/** Whether so many rows of a use b's columns again that it is worth to keep these near. */
-const isLong = ({ m, steps }: Pick<MatrixProduct, 'm' | 'steps'>) => m > LARGEST && steps > STEPS_AT_ONCE;
+/** Whether so many rows of a use b's columns again that it is worth to keep these nearer than in the second cache. */
+const isLong = ({ m, steps }: Pick<MatrixProduct, 'm' | 'steps'>) => m > 2 * LARGEST && steps > STEPS_AT_ONCE;
 
 /** The steps along k in stretches after which all sums have got their part. */
 function stretches({ code }: Context, { m, steps }: MatrixProduct, each: (stretch: Stretch) => void): void {
@@ -166,7 +172,7 @@ interface Corner {
 function block(context: Context, place: Place, corner: Corner, stretch: Stretch): void {
   const { code } = context;
   const { product, stride } = place;
-  const { of, terms, out, epilogue } = product;
+  const { of, terms, m, out, epilogue } = product;
   const { steps } = stretch;
   const parts = partsOf(corner.rows);
   const columns = Array.from({ length: corner.vectors }, (_, vector) => vector);
@@ -185,6 +191,7 @@ function block(context: Context, place: Place, corner: Corner, stretch: Stretch)
   }));
   const step = () =>
     terms.forEach(({ a, b }, term) => {
+      if (b.streams && m <= ROWS_THAT_WAIT) fetchPageAhead(code, pointers[term].b, b.k);
       const load = (register: number, base: IntReg, displacement: number, row: number) =>
         code.emit({ o: 'mload', register, from: { base, displacement }, stride: stride(row) });
       for (const vector of columns) load(B[vector], pointers[term].b, 4 * MATRIX_ELEMENTS * vector, b.row);

@@ -143,13 +143,8 @@ function walk(
 
 const whole = (shape: readonly number[]): Block['ranges'] => shape.map((size) => [0, size] as const);
 
-function fillTile(
-  context: Context,
-  tile: Stored,
-  shape: readonly number[],
-  dtype: DType,
-  fill: number,
-): void {
+/** What the lanes of a tile are that holds `fill`. */
+function fillLanes(context: Context, dtype: DType, fill: number): VecReg {
   const type = dtype === 'f32' || dtype === 'bf16' || dtype === 'f16' ? 'f32' : dtype;
   let lanes = context.code.bits(
     type === 'f32' ? floatBits(fill) : type === 'bool' ? -Number(fill !== 0) : fill,
@@ -157,7 +152,17 @@ function fillTile(
   if (dtype === 'bf16') lanes = context.code.un('roundbf16', lanes);
   if (dtype === 'f16') lanes = context.code.un('roundf16', lanes);
   if (dtype === 'i8') lanes = context.code.bits((fill << 24) >> 24);
-  context.elementwise(shape, [lanes], tile, ([value]) => value);
+  return lanes;
+}
+
+function fillTile(
+  context: Context,
+  tile: Stored,
+  shape: readonly number[],
+  dtype: DType,
+  fill: number,
+): void {
+  context.elementwise(shape, [fillLanes(context, dtype, fill)], tile, ([value]) => value);
 }
 
 function moveIn(context: Context, block: Block): Move {
@@ -205,10 +210,42 @@ export function loadInto(context: Context, value: Viewed, tile: Stored): void {
     block.inside,
     () => walk(context, block, scratch, whole(shape), move),
     () => {
-      fillTile(context, { ...tile, strides }, shape, dtype, fill);
+      fillAround(context, block, { ...tile, strides }, dtype, fill);
       walk(context, block, scratch, block.ranges, move);
     },
   );
+}
+
+/** Fills what of a block is not in its view: no more than that where it is whole rows. */
+function fillAround(context: Context, block: Block, tile: Stored, dtype: DType, fill: number): void {
+  const { code } = context;
+  const { shape, ranges } = block;
+  const [axis, ...others] = [...shape.keys()].filter(
+    (each) => ranges[each][0] !== 0 || ranges[each][1] !== shape[each],
+  );
+  const last = shape.findLastIndex((size) => size > 1);
+  if (others.length > 0 || axis >= last || tile.strides[last] !== 1) {
+    fillTile(context, tile, shape, dtype, fill);
+    return;
+  }
+  const lanes = fillLanes(context, dtype, fill);
+  const order = [...shape.keys()].filter((each) => each !== last);
+  const rows = (range: readonly [IntOperand, IntOperand]) =>
+    context.nest(
+      order.map((each) => shape[each]),
+      [{ base: context.pointer(tile), strides: order.map((each) => 4 * tile.strides[each]) }],
+      ([row]) =>
+        code.strips(shape[last], code.lanes, (column, count) => {
+          const to = { base: code.pointer(row, code.int('mul', column, 4)), displacement: 0 };
+          if (count === code.lanes) code.store(lanes, to);
+          else code.storePart(lanes, to, count);
+        }),
+      order.map((each) => (each === axis ? range : [0, shape[each]])),
+    );
+  const [begin, end] = ranges[axis];
+  const first = code.int('min', begin, shape[axis]);
+  rows([0, first]);
+  rows([code.int('max', end, first), shape[axis]]);
 }
 
 /** The block of a load or store. */

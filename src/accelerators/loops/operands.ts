@@ -169,10 +169,13 @@ export function operandB(
     },
     owned: owned ? tile : null,
   });
-  const pack = (source: Source, tile: Stored) => {
+  const pack = (source: Source, tile: Stored, inMemory: boolean) => {
     const to = context.pointer(tile);
+    // Products of few rows wait for memory.
+    const ahead = inMemory && m <= size.rows;
     if (paired) packB(context, op.transB, source, [depth, n], size.vectors, to);
-    else (op.transB ? packPanelsTransposed : packPanels)(context, source, [depth, n], size.vectors, to);
+    else if (op.transB) packPanelsTransposed(context, source, [depth, n], size.vectors, to, ahead);
+    else packPanels(context, source, [depth, n], size.vectors, to);
   };
   if (value !== null) {
     const { block } = value;
@@ -234,12 +237,12 @@ export function operandB(
     code.if(
       direct ? block.inside : 0,
       () => {
-        pack({ base: block.base, type: block.type, strides }, tile);
+        pack({ base: block.base, type: block.type, strides }, tile, true);
       },
       () => {
         const rows = context.newTile(context.type(op.b).shape);
         loadInto(context, value, rows);
-        pack(scratchSource(context, rows), tile);
+        pack(scratchSource(context, rows), tile, false);
         context.reclaim(rows.buffer);
       },
     );
@@ -249,7 +252,7 @@ export function operandB(
   const source = scratchSource(context, tile);
   if (op.transB && n > 1 && tile.strides[0] !== 1) {
     const out = panels();
-    pack(source, out);
+    pack(source, out, false);
     if (copied) context.reclaim(tile.buffer);
     return packed(out);
   }

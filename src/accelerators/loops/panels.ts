@@ -60,13 +60,14 @@ export function packPanels(
   });
 }
 
-/** from: [n, depth], its rows contiguous. */
+/** from: [n, depth], its rows contiguous. `ahead`: see `transposeRows`. */
 export function packPanelsTransposed(
   context: Context,
   from: Source,
   [depth, n]: readonly [number, number],
   vectors: number,
   to: IntReg,
+  ahead = false,
 ): void {
   const { code } = context;
   const { lanes } = code;
@@ -80,6 +81,6 @@ export function packPanelsTransposed(
   code.strips(n, lanes, (column, height) => {
     const source = code.pointer(from.base, code.int('mul', column, from.strides[0]));
     const target = code.pointer(to, place(column));
-    transposeRows(context, { ...from, base: source }, [height, depth], target, 4 * width);
+    transposeRows(context, { ...from, base: source }, [height, depth], target, 4 * width, ahead);
   });
 }

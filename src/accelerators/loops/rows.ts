@@ -1,4 +1,5 @@
 /** Rows of elements in scratch: copied, narrowed, cleared, transposed. */
+import { fetchRows } from './ahead.ts';
 import type { IntReg } from './ir.ts';
 import type { Source } from './panels.ts';
 import type { Context, Stored } from './values.ts';
@@ -80,28 +81,31 @@ export function narrowRows(
   });
 }
 
-/** from: [rows, columns] of 32-bit elements; to: [columns, rows]. */
+/** from: [rows, columns] of 32-bit elements; to: [columns, rows]. `ahead`: the rows after these will be read next. */
 export function transposeRows(
   { code }: Context,
   from: Source,
   [rows, columns]: readonly [number, number],
   to: IntReg,
   toStride: number,
+  ahead = false,
 ): void {
   const { lanes } = code;
   code.strips(rows, lanes, (row, height) => {
     const source = code.pointer(from.base, code.int('mul', row, from.strides[0]));
     const target = code.pointer(to, code.int('mul', row, 4));
-    code.strips(columns, lanes, (column, width) =>
+    code.strips(columns, lanes, (column, width) => {
+      const base = code.pointer(source, code.int('mul', column, 4));
+      if (ahead) fetchRows(code, code.pointer(base, lanes * from.strides[0]), lanes, from.strides[0]);
       code.emit({
         o: 'vtranspose',
-        from: { base: code.pointer(source, code.int('mul', column, 4)), displacement: 0 },
+        from: { base, displacement: 0 },
         fromStride: from.strides[0],
         to: { base: code.pointer(target, code.int('mul', column, toStride)), displacement: 0 },
         toStride,
         rows: height,
         columns: width,
-      }),
-    );
+      });
+    });
   });
 }
