@@ -15,12 +15,12 @@ export interface SamplingOptions {
   readonly type?: Storage;
 }
 
-/** Third counter word of the noise: keeps it apart from other uses of the same key. */
-const STREAM = 0x53414d50;
+/** Last counter words of the noise of tokens and of blocks: they keep uses of the same key apart. */
+const STREAMS = { tokens: 0x53414d50, blocks: 0x53424c4b } as const;
 
 /**
- * First word of Philox4x32-10 (Salmon and others, 2011) for counter (token, position, sequence, STREAM) and the given
- * key; all u32. `counter` is a tile, the rest scalars.
+ * First word of Philox4x32-10 (Salmon and others, 2011) for counter (token or block, position, sequence, stream) and the
+ * given key; all u32. `counter` is a tile, the rest scalars.
  */
 export function philoxWord(
   k: KernelBuilder,
@@ -28,10 +28,12 @@ export function philoxWord(
   key: readonly [Tile, Tile],
   position: Tile,
   sequence: Tile,
+  stream: keyof typeof STREAMS = 'tokens',
 ): Tile {
   let [k0, k1] = key;
   const word = (tile: Tile) => tile.broadcast(counter.shape);
-  let [c0, c1, c2, c3] = [counter, word(position), word(sequence), k.constant(STREAM, 'u32', counter.shape)];
+  const last = k.constant(STREAMS[stream], 'u32', counter.shape);
+  let [c0, c1, c2, c3] = [counter, word(position), word(sequence), last];
   for (let round = 0; round < 10; round++) {
     const [high0, low0] = [c0.mulhi(0xd2511f53), c0.mul(0xd2511f53)];
     const [high1, low1] = [c2.mulhi(0xcd9e8d57), c2.mul(0xcd9e8d57)];
@@ -42,15 +44,16 @@ export function philoxWord(
   return c0;
 }
 
-/** Standard Gumbel noise of random words: -log(-log(u)), u in (0, 1) from the upper 23 bits, so that neither end is reached. */
-function gumbel(word: Tile): Tile {
-  const u = word
+/** Uniform in (0, 1), of the upper 23 bits of random words, so that neither end is reached. */
+const uniform = (word: Tile): Tile =>
+  word
     .shr(9)
     .cast('f32')
     .add(0.5)
     .mul(2 ** -23);
-  return u.log().neg().log().neg();
-}
+
+/** Standard Gumbel noise of random words. */
+const gumbel = (word: Tile): Tile => uniform(word).log().neg().log().neg();
 
 interface RowViews {
   readonly d: Distribution;
@@ -78,9 +81,11 @@ function truncated(k: KernelBuilder, { rows, vocabulary, type = 'f32' }: Samplin
 }
 
 /**
- * A token a row: the largest of kept logits / temperature + Gumbel noise, which is a sample of their softmax
- * (Maddison and others, "A* sampling", 2014). Temperature 0: the largest logit; as a point mass has no useful
- * log-probability, `logp` is then the one at temperature 1 without truncation. The noise depends on the seed,
+ * A token a row, a sample of the softmax of the kept logits / temperature. First a block of the vocabulary: each takes the
+ * place of the one chosen before with a probability of its share of the mass so far (Chao, "A general purpose unequal
+ * probability sampling plan", 1982), so one random number a block does. Of its tokens then the one whose logit + Gumbel
+ * noise is largest (Maddison and others, "A* sampling", 2014). Temperature 0: the largest logit; as a point mass has no
+ * useful log-probability, `logp` is then the one at temperature 1 without truncation. The noise depends on the seed,
  * sequence and position alone. Views: logits [rows, vocabulary], temperature f32, topK i32 (0: off), topP f32 (1: off) [rows],
  * random u32 [rows, 4] = seed low, seed high, sequence, position; tokens i32 [rows], logp f32 [rows].
  */
@@ -92,33 +97,43 @@ export const sample: (options: SamplingOptions) => Kernel = memoized(
       const tokens = k.output('tokens', 'i32', [o.rows]);
       const logp = k.output('logp', 'f32', [o.rows]);
       const [low, high, sequence, position] = [0, 1, 2, 3].map((place) => k.loadScalar(random, [row, place]));
+      const words = (counter: Tile, stream: 'tokens' | 'blocks') =>
+        philoxWord(k, counter.cast('u32'), [low, high], position, sequence, stream);
       const noisy = temperature.gt(0).reshape([]);
       const none = k.constant(0, 'i32');
-      /** The best token of those up to column `hi`, where `score` says how good they are. */
-      const best = (hi: Tile, init: readonly Tile[], score: (x: Tile, column: Tile) => Tile) =>
-        k.loop({ hi, step: d.width }, init, (column, [highest, index]) => {
+
+      // The mass is that of `logMass`, to the bit: a sampled token is one of those kept.
+      const [mass, chosen] = k.loop(
+        { hi: d.vocabulary, step: d.width },
+        [k.zeros([1, 1]), none] as const,
+        (column, [before, block]) => {
+          const x = d.shifted(column);
+          const own = x.ge(from).select(x.exp(), 0).sum();
+          const sum = before.add(own);
+          if (d.vocabulary <= d.width) return [sum, block] as const;
+          const dice = uniform(words(k.iota([1, 1]).add(column), 'blocks'));
+          const taken = own.gt(0).and(dice.mul(sum).le(own));
+          return [sum, taken.reshape([]).select(column, block)] as const;
+        },
+      );
+      /** The best token of those in columns from `lo` to `hi`, where `score` says how good they are. */
+      const best = (lo: Tile, hi: Tile, init: readonly Tile[], score: (x: Tile, column: Tile) => Tile) =>
+        k.loop({ lo, hi, step: d.width }, init, (column, [highest, index]) => {
           const scores = score(d.shifted(column), column);
           const value = scores.maximum();
           const better = value.gt(highest);
           return [better.select(value, highest), better.select(scores.argmax().add(column), index)];
         });
       const nothing = [k.constant(Number.NEGATIVE_INFINITY, 'f32', [1, 1]), k.zeros([1, 1], 'i32')];
-      const sampled = best(noisy.select(d.vocabulary, none), nothing, (x, column) => {
-        const counter = k.iota([1, d.width]).add(column).cast('u32');
-        const noise = gumbel(philoxWord(k, counter, [low, high], position, sequence));
+      const end = noisy.select(chosen.add(d.width), chosen);
+      const sampled = best(chosen, end, nothing, (x, column) => {
+        const noise = gumbel(words(k.iota([1, d.width]).add(column), 'tokens'));
         return x.ge(from).select(x.add(noise), Number.NEGATIVE_INFINITY);
       });
-      // Without noise, which is most of the work, where nothing is left to chance.
-      const [, token] = best(noisy.select(0, k.constant(d.vocabulary, 'i32')), sampled, (x) => x);
+      // Without noise where nothing is left to chance.
+      const [, token] = best(none, noisy.select(none, k.constant(d.vocabulary, 'i32')), sampled, (x) => x);
       k.store(tokens, [row], token.reshape([1]));
-      k.store(
-        logp,
-        [row],
-        d
-          .shiftedAt(token.reshape([]))
-          .sub(logMass(d, from, token))
-          .reshape([1]),
-      );
+      k.store(logp, [row], d.shiftedAt(token.reshape([])).sub(mass.log()).reshape([1]));
     }),
 );
 

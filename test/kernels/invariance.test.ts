@@ -145,6 +145,47 @@ test('samples follow the softmax', () => {
   });
 });
 
+test('samples follow the softmax over several blocks of the vocabulary, and leave out those that truncation empties', () => {
+  const [rows, vocabulary] = [800, 3500];
+  // Blocks have 1024 tokens: nothing in the second that is likely, and the last is not whole.
+  const shares = new Map([
+    [5, 0.1],
+    [1023, 0.2],
+    [2048, 0.4],
+    [3499, 0.25],
+    [3100, 0.05],
+  ]);
+  const line = Array.from({ length: vocabulary }, (_, token) => Math.log(shares.get(token) ?? 1e-12));
+  const fill = (value: number) => new Array<number>(rows).fill(value);
+  const random = Array.from({ length: rows }, (_, r) => [1, 2, 3, r]).flat();
+  const count = (topK: number) => {
+    const inputs = {
+      logits: fill(0).flatMap(() => line),
+      temperature: fill(1),
+      topK: fill(topK),
+      topP: fill(1),
+    };
+    const tokens = run(sample({ rows, vocabulary }), { ...inputs, random }, 'tokens');
+    return (token: number) => tokens.filter((t) => t === token).length;
+  };
+  const check = (of: (token: number) => number, kept: readonly number[]) => {
+    const mass = kept.reduce((sum, token) => sum + (shares.get(token) ?? 0), 0);
+    assert.equal(
+      kept.reduce((sum, token) => sum + of(token), 0),
+      rows,
+    );
+    for (const token of kept) {
+      const share = (shares.get(token) ?? 0) / mass;
+      const spread = 4 * Math.sqrt(rows * share * (1 - share));
+      assert.ok(Math.abs(of(token) - rows * share) <= spread, `token ${token}: ${of(token)} of ${rows}`);
+    }
+  };
+  check(count(0), [...shares.keys()]);
+  // The first block is left with nothing.
+  check(count(2), [2048, 3499]);
+  check(count(1), [2048]);
+});
+
 test('philoxWord is the first word of philox4x32', () => {
   const kernel = buildKernel('philox', (k) => {
     const out = k.output('out', 'u32', [8]);
