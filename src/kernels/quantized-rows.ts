@@ -51,7 +51,7 @@ export interface QuantizeNormedRowsOptions extends Rows {
 /** Groups that a program works on. */
 const GROUPS_AT_ONCE = 8;
 
-/** Declares the results and the grid: a program has some groups of a row. `store` takes the elements at each place of their quads. */
+/** Declares the results and the grid: a program has some groups of a row. `store` takes their elements, f32 [1, elements]. */
 function quantizing(k: KernelBuilder, { rows, columns, group }: Rows) {
   const [groups, across] = [columns / group, group / 4];
   const count = Math.min(groups, GROUPS_AT_ONCE);
@@ -61,29 +61,32 @@ function quantizing(k: KernelBuilder, { rows, columns, group }: Rows) {
   const sums = k.output('sums', 'i32', [groups, rows]);
   k.grid(ceilDiv(groups, count), rows);
   const [first, row] = [k.programId(0).mul(count), k.programId(1)];
-  /** The elements at `place` of the quads of a view [rows or 1, groups, across, 4], f32 [count, across]. */
-  const load = (view: ViewHandle, place: number) =>
-    loadF32(k, view, [view.shape[0] === 1 ? 0 : row, first, 0, place], [1, count, across, 1]).reshape([
-      count,
-      across,
-    ]);
-  const store = (part: (place: number) => Tile) => {
-    const parts = [0, 1, 2, 3].map(part);
-    const highest = parts.map((tile) => tile.abs().maximum()).reduce((a, b) => a.max(b));
+  /** The elements of a view [rows or 1, columns], f32. */
+  const load = (view: ViewHandle) =>
+    loadF32(k, view, [view.shape[0] === 1 ? 0 : row, first.mul(group)], [1, count * group]);
+  const store = (elements: Tile) => {
+    // By the place in their quads, so that what makes words of them is the same for all lanes.
+    const parts = elements
+      .reshape([count * across, 4])
+      .transpose()
+      .reshape([4, count, across]);
+    const ofGroups = (tile: Tile) => tile.reshape([1, count, 1]).broadcast([4, count, across]);
+    const highest = parts.abs().maximum(0).reshape([count, across]).maximum().reshape([count, 1]);
     const scale = highest.mul(Math.fround(1 / 127));
-    const factor = inverse(k, scale);
-    const values = parts.map((tile) => rounded(tile.mul(factor), -127, 127));
-    const total = values.map((value) => value.sum()).reduce((a, b) => a.add(b));
-    k.store(quads, [row, first, 0], packed(values).reshape([1, count, across]));
-    k.store(scales, [first, row], scale.reshape([count, 1]));
+    const values = rounded(parts.mul(ofGroups(inverse(k, scale))), -127, 127);
+    const total = values.sum(0).reshape([count, across]).sum();
+    const word = values
+      .and(0xff)
+      .shl(k.iota([4, 1, 1], 0).mul(8))
+      .sum(0);
+    k.store(quads, [row, first, 0], word.reshape([1, count, across]));
+    k.store(scales, [first, row], scale);
     k.store(sums, [first, row], total.reshape([count, 1]));
   };
   return { row, load, store };
 }
 
 const describe = ({ rows, columns, group }: Rows) => `${rows}x${columns}_${group}`;
-/** A row in groups of quads. */
-const inQuads = ({ rows, columns, group }: Rows) => [rows, columns / group, group / 4, 4];
 
 /**
  * Rows in groups of 8-bit integers: x ≈ q * scale, where the largest of a group becomes ±127. Views: x [rows, columns]
@@ -95,12 +98,10 @@ export const quantizeRows: (options: QuantizeRowsOptions) => Kernel = memoized(
     const { xType = 'f32', prologue } = o;
     return buildKernel(`quantize_rows_${describe(o)}_${prologue?.key ?? xType}`, (k) => {
       const inputs = prologue?.inputs ?? [{ name: 'x', dtype: xType }];
-      const views = inputs.map(({ name, dtype }) => k.input(name, dtype, inQuads(o)));
+      const views = inputs.map(({ name, dtype }) => k.input(name, dtype, [o.rows, o.columns]));
       const { load, store } = quantizing(k, o);
-      store((place) => {
-        const tiles = views.map((view) => load(view, place));
-        return prologue?.apply(tiles, k) ?? tiles[0];
-      });
+      const tiles = views.map(load);
+      store(prologue?.apply(tiles, k) ?? tiles[0]);
     });
   },
 );
@@ -111,14 +112,13 @@ export const quantizeRows: (options: QuantizeRowsOptions) => Kernel = memoized(
  */
 export const quantizeNormedRows: (options: QuantizeNormedRowsOptions) => Kernel = memoized(
   (o: QuantizeNormedRowsOptions): Kernel => {
-    const { columns, xType = 'f32', weightType = 'f32' } = o;
+    const { rows, columns, xType = 'f32', weightType = 'f32' } = o;
     return buildKernel(`quantize_normed_rows_${describe(o)}_${xType}_${weightType}`, (k) => {
-      const x = k.input('x', xType, inQuads(o));
-      const weight = k.input('weight', weightType, inQuads({ ...o, rows: 1 }));
+      const x = k.input('x', xType, [rows, columns]);
+      const weight = k.input('weight', weightType, [1, columns]);
       const { row, load, store } = quantizing(k, o);
-      const whole = loadF32(k, x, [row, 0, 0, 0], [1, ...x.shape.slice(1)]).reshape([1, columns]);
-      const scale = inverseRms(whole, o);
-      store((place) => load(x, place).mul(scale).mul(load(weight, place)));
+      const scale = inverseRms(loadF32(k, x, [row, 0], [1, columns]), o);
+      store(load(x).mul(scale).mul(load(weight)));
     });
   },
 );
