@@ -40,7 +40,7 @@ export const TARGETS: readonly LoopTarget[] = [
     bf16Pairs: false,
     matrixRegisters: false,
     cacheWays: 8,
-    streamPage: 256,
+    streamPage: 1024,
     dotTile: { rows: 6, vectors: 2, round: 24 },
   },
   {

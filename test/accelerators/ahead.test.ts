@@ -1,0 +1,52 @@
+/** Which kernels ask for memory before they read it: those that wait for it, where the processor can be told. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { Instr } from '../../src/accelerators/loops/ir.ts';
+import { lower } from '../../src/accelerators/loops/lower.ts';
+import { attention } from '../../src/kernels/attention.ts';
+import { matmul } from '../../src/kernels/matmul.ts';
+import { quantizedMatmul } from '../../src/kernels/quantized.ts';
+import type { Kernel } from '../../src/tile/ir.ts';
+import { TARGETS } from './lowered.ts';
+
+/** How many bytes beyond each pointer are asked for, in all of a kernel's code. */
+function asked(body: readonly Instr[]): number[] {
+  return body.flatMap((instr) => {
+    if (instr.o === 'prefetch') return [instr.from.displacement];
+    if (instr.o === 'for') return asked(instr.body);
+    return instr.o === 'if' ? [...asked(instr.then), ...asked(instr.else)] : [];
+  });
+}
+
+const panels = { k: 256, n: 128, panel: 32, bType: 'bf16' } as const;
+const decode = { queryLength: 1, heads: 4, kvHeads: 2, headDim: 64, slots: 2, maxLength: 128 };
+
+const KERNELS: readonly { readonly name: string; readonly kernel: Kernel; readonly waits: boolean }[] = [
+  { name: 'bf16, one row', kernel: matmul({ m: 1, aType: 'bf16', ...panels }), waits: true },
+  { name: 'bf16 and f32, one row', kernel: matmul({ m: 1, ...panels }), waits: true },
+  { name: 'int8, one row', kernel: quantizedMatmul({ type: 'int8', m: 1, k: 256, n: 128 }), waits: true },
+  { name: 'int4, one row', kernel: quantizedMatmul({ type: 'int4', m: 1, k: 256, n: 128 }), waits: true },
+  { name: 'decode', kernel: attention({ sequences: 2, ...decode, layout: 'cache' }), waits: true },
+  { name: 'f32, many rows', kernel: matmul({ m: 256, k: 256, n: 128 }), waits: false },
+  { name: 'bf16, many rows', kernel: matmul({ m: 256, aType: 'bf16', ...panels }), waits: false },
+  {
+    name: 'training',
+    kernel: attention({ sequences: 2, ...decode, queryLength: 128, layout: 'tokens', training: true }),
+    waits: false,
+  },
+];
+
+for (const { name, kernel, waits } of KERNELS)
+  test(`${name}: ${waits ? 'asks ahead' : 'asks for nothing'}`, () => {
+    for (const target of TARGETS) {
+      const found = asked(lower(kernel, target).body);
+      assert.equal(found.length > 0, waits && target.streamPage > 0, `${target.name}: ${found.length}`);
+    }
+  });
+
+test('weights are asked for a page ahead', () => {
+  const kernel = quantizedMatmul({ type: 'int4', m: 1, k: 256, n: 128 });
+  for (const target of TARGETS.filter(({ streamPage }) => streamPage > 0))
+    for (const bytes of asked(lower(kernel, target).body))
+      assert.ok(bytes >= target.streamPage && bytes < 2 * target.streamPage, `${target.name}: ${bytes}`);
+});
