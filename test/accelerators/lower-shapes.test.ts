@@ -41,6 +41,22 @@ test('casts, broadcasts, reshapes and transposes', () => {
     d.transpose(),
     d.reshape([7, 1, 1]),
   ]);
+  // Short rows that are only turned, from tiles whose rows lie without gaps, with gaps, or repeat; and that others read too.
+  check('turned', [f32(1, 64), f32(5, 12), f32(3, 32), f32(2, 1), f32(1, 37)], (_, a, b, c, d, e) => {
+    const [shared, halves] = [a.reshape([16, 4]), c.mul(2).reshape([24, 4])];
+    return [
+      a.reshape([16, 4]).transpose(),
+      a.mul(3).reshape([32, 2]).transpose().mul(2),
+      b.reshape([15, 4]).transpose(),
+      c.reshape([32, 3]).transpose(),
+      halves.transpose(),
+      halves.transpose().sum(0),
+      d.broadcast([2, 16]).reshape([8, 4]).transpose(),
+      e.add(1).reshape([37, 1]).transpose(),
+      shared.transpose(),
+      shared.sum(),
+    ];
+  });
 });
 
 test('reductions keep the order of sums', () => {

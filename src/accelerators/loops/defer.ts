@@ -1,4 +1,4 @@
-/** Which loads need no tile of their own, because products read the view. */
+/** Which values need no tile of their own: loads where products read the view, rows that are only turned. */
 import type { Instruction, Kernel, MapFn, Op, ValueId } from '../../tile/ir.ts';
 import { operands } from '../../tile/ir.ts';
 import { castIsFree } from './map.ts';
@@ -105,4 +105,21 @@ export function deferrable(kernel: Kernel): ReadonlySet<ValueId> {
   };
   block(kernel.body, []);
   return found;
+}
+
+/** The results of reshapes to matrices that nothing but transpositions reads: their rows may lie without gaps. */
+export function turnedOnly(kernel: Kernel): ReadonlySet<ValueId> {
+  const matrices = new Set<ValueId>();
+  const others = new Set<ValueId>();
+  const block = (body: readonly Instruction[]): void => {
+    for (const { op, results } of body) {
+      if (op.op === 'reshape' && kernel.types[results[0]].shape.length === 2) matrices.add(results[0]);
+      if (op.op !== 'transpose') for (const id of operands(op)) others.add(id);
+      if (op.op !== 'loop') continue;
+      for (const id of op.yields) others.add(id);
+      block(op.body);
+    }
+  };
+  block(kernel.body);
+  return new Set([...matrices].filter((id) => !others.has(id)));
 }

@@ -53,7 +53,8 @@ export function lowerTranspose(
     context.define(result, { ...value, strides: [value.strides[1], value.strides[0]] });
     return;
   }
-  const { tile, copied } = context.dense(op.arg);
+  const inRows = value.strides[1] === 1 && value.strides[0] >= shape[1];
+  const { tile, copied } = inRows ? { tile: value, copied: false } : context.dense(op.arg);
   const out = context.newTile(context.type(result).shape);
   copyTransposed(context, tile, shape, out);
   if (copied) context.reclaim(tile.buffer);
@@ -129,6 +130,16 @@ function commonFactors(
   return result;
 }
 
+/** Whether elements lie one behind the other in row-major order. */
+function isGapless(shape: readonly number[], strides: readonly number[]): boolean {
+  let next = 1;
+  for (let axis = shape.length - 1; axis >= 0; axis--) {
+    if (shape[axis] > 1 && strides[axis] !== next) return false;
+    next *= shape[axis];
+  }
+  return true;
+}
+
 export function lowerReshape(context: Context, op: Extract<Op, { op: 'reshape' }>, result: ValueId): void {
   const { code } = context;
   const from = context.type(op.arg);
@@ -173,6 +184,10 @@ export function lowerReshape(context: Context, op: Extract<Op, { op: 'reshape' }
       return i < 0 ? 0 : value.strides[before[i]];
     });
     context.define(result, { ...value, strides });
+    return;
+  }
+  if (context.turned.has(result) && isGapless(from.shape, value.strides)) {
+    context.define(result, { ...value, strides: [to.shape[1], 1] });
     return;
   }
   const { tile, copied } = context.dense(op.arg);

@@ -3,7 +3,7 @@ import type { DType } from '../../numerics/dtype.ts';
 import type { Kernel, TileType, ValueId } from '../../tile/ir.ts';
 import type { Bounds } from './bounds.ts';
 import { Code } from './code.ts';
-import { deferrable } from './defer.ts';
+import { deferrable, turnedOnly } from './defer.ts';
 import type { IntOperand, IntReg, LoopTarget, VecReg } from './ir.ts';
 import type { Viewed } from './views.ts';
 
@@ -75,6 +75,8 @@ export class Context {
   readonly scratch: IntReg;
   /** Values that are not loaded before the products that read them. */
   readonly deferred: ReadonlySet<ValueId>;
+  /** Matrices whose rows may lie without gaps. */
+  readonly turned: ReadonlySet<ValueId>;
   readonly #values: (Value | Viewed | undefined)[];
   #free: { offset: number; bytes: number }[] = [];
   #end = 0;
@@ -84,6 +86,7 @@ export class Context {
   constructor(kernel: Kernel, target: LoopTarget) {
     this.kernel = kernel;
     this.deferred = deferrable(kernel);
+    this.turned = turnedOnly(kernel);
     this.code = new Code(target);
     this.scratch = this.code.newInt();
     this.code.emit({ o: 'parameter', dst: this.scratch, which: 'scratch' });
