@@ -40,9 +40,9 @@ export interface AttentionOptions {
 /** What has gradients: keys and values of tokens. */
 export type TokenAttentionOptions = AttentionOptions & { readonly layout: 'tokens' };
 
-/** Keys that are taken at a time: it takes part in the order of the sums. */
+/** Keys that are taken at a time. Their number takes part in the order of the sums, so it is the same for all uses. */
 const BLOCK_KEYS = 32;
-/** The same of backward kernels, whose sums run over one key after the other. A schedule. */
+/** The same in backward kernels: a schedule, as their sums take one key after the other. */
 const BACKWARD_KEYS = 64;
 
 interface Setting {
