@@ -204,8 +204,8 @@ function panelProduct(
       .reshape([1, width])
       .cast('f32')
       .broadcast(shape);
-    // What the values are raised by counts once for each element of a's group.
-    const excess = ofRows(sums).mul(raised);
+    // What the values are raised by, a power of two, counts once for each element of a's group.
+    const excess = ofRows(sums).shl(Math.log2(raised));
     return [product(index).sub(excess).cast('f32').fma(rowScale.mul(scale), before)] as const;
   });
   return sum;
