@@ -7,12 +7,6 @@ import type { Storage } from './common.ts';
 import { loadF32, memoized } from './common.ts';
 import { inverseRms } from './norm.ts';
 
-/** (a, b, c, d), each i32 in [-128, 127], as the bytes of a word. */
-export const packed = (bytes: readonly Tile[]): Tile =>
-  bytes
-    .map((byte, place) => (place === 3 ? byte.shl(24) : byte.and(0xff).shl(8 * place)))
-    .reduce((word, byte) => word.or(byte));
-
 /** To the nearest integer, halves upward, within [low, high]. */
 export const rounded = (x: Tile, low: number, high: number): Tile =>
   x.add(0.5).floor().max(low).min(high).cast('i32');

@@ -17,6 +17,7 @@ export interface SamplingOptions {
 
 /** Last counter words of the noise of tokens and of blocks: they keep uses of the same key apart. */
 const STREAMS = { tokens: 0x53414d50, blocks: 0x53424c4b } as const;
+type Stream = keyof typeof STREAMS;
 
 /**
  * First word of Philox4x32-10 (Salmon and others, 2011) for counter (token or block, position, sequence, stream) and the
@@ -28,7 +29,7 @@ export function philoxWord(
   key: readonly [Tile, Tile],
   position: Tile,
   sequence: Tile,
-  stream: keyof typeof STREAMS = 'tokens',
+  stream: Stream = 'tokens',
 ): Tile {
   let [k0, k1] = key;
   const word = (tile: Tile) => tile.broadcast(counter.shape);
@@ -97,7 +98,7 @@ export const sample: (options: SamplingOptions) => Kernel = memoized(
       const tokens = k.output('tokens', 'i32', [o.rows]);
       const logp = k.output('logp', 'f32', [o.rows]);
       const [low, high, sequence, position] = [0, 1, 2, 3].map((place) => k.loadScalar(random, [row, place]));
-      const words = (counter: Tile, stream: 'tokens' | 'blocks') =>
+      const words = (counter: Tile, stream: Stream) =>
         philoxWord(k, counter.cast('u32'), [low, high], position, sequence, stream);
       const noisy = temperature.gt(0).reshape([]);
       const none = k.constant(0, 'i32');

@@ -3,7 +3,7 @@
  * after another, as decoding does with weights, finds its addresses translated; a buffer with a mapping of its own has
  * small pages at its end, and nothing else where it is small.
  */
-import { Mapping, pageBytes, type Region, releasePages } from './memory.ts';
+import { Mapping, type Region, releasePages, wholePages } from './memory.ts';
 import type { Native } from './native.ts';
 
 /**
@@ -31,9 +31,9 @@ class Slab {
     this.#free = [{ from: 0, to: this.mapping.byteLength }];
   }
 
-  get empty(): boolean {
-    const [first] = this.#free;
-    return first !== undefined && first.to - first.from === this.mapping.byteLength;
+  /** Bytes taken and not given back. */
+  get used(): number {
+    return this.#free.reduce((left, { from, to }) => left - (to - from), this.mapping.byteLength);
   }
 
   /** Where so many bytes begin from now on; null where no free span has them. */
@@ -69,7 +69,7 @@ export class Arena {
 
   /** Zero-filled and page-aligned. Throws RangeError when the system has no address space left. */
   allocate(byteLength: number): Region {
-    const bytes = Math.max(1, Math.ceil(byteLength / pageBytes)) * pageBytes;
+    const bytes = wholePages(byteLength);
     if (bytes >= largeBytes) return new Mapping(this.#native, bytes);
     for (const slab of this.#slabs) {
       const from = slab.take(bytes);
@@ -93,11 +93,13 @@ export class Arena {
       free: () => {
         if (free) throw new Error('a region is freed twice');
         free = true;
+        if (slab.used === byteLength) {
+          this.#slabs.delete(slab);
+          slab.mapping.free();
+          return;
+        }
         releasePages(this.#native, address, byteLength);
         slab.giveBack(from, byteLength);
-        if (!slab.empty) return;
-        this.#slabs.delete(slab);
-        slab.mapping.free();
       },
     };
   }

@@ -1,4 +1,4 @@
-/** Buffers of the cpu device: memory of their own, and files. */
+/** Buffers of the cpu device: memory, and files. */
 import { formatBytes } from '../bytes.ts';
 import type { Device, DeviceBuffer, MappedFile } from '../device.ts';
 import { Arena } from './arena.ts';

@@ -15,6 +15,9 @@ const hugePageBytes = 2 * 1024 * 1024;
 
 const roundUp = (value: number, multiple: number): number => Math.ceil(value / multiple) * multiple;
 
+/** Bytes of as many whole pages as hold `byteLength`, one at least. */
+export const wholePages = (byteLength: number): number => Math.max(pageBytes, roundUp(byteLength, pageBytes));
+
 /** What mmap returns where it fails. */
 export const isFailure = (address: bigint): boolean => BigInt.asIntN(64, address ?? -1n) === -1n;
 
@@ -46,7 +49,7 @@ export class Mapping implements Region {
   /** Throws when the system has no `byteLength` bytes of address space left. */
   constructor(native: Native, byteLength: number) {
     this.#native = native;
-    this.byteLength = Math.max(pageBytes, roundUp(byteLength, pageBytes));
+    this.byteLength = wholePages(byteLength);
     const huge = this.byteLength >= hugePageBytes;
     // Huge pages need addresses that are multiples of their size: map more and give back both ends.
     const surplus = huge ? hugePageBytes : 0;

@@ -10,31 +10,33 @@ const LINE_BYTES = 64;
 /** Lines of the next page that are asked for: as many as are read until the processor has seen where reads go. */
 const LINES = 8;
 
+function ask(
+  code: Code,
+  base: IntReg,
+  { from, step, count }: { from: number; step: number; count: number },
+): void {
+  for (let index = 0; index < count; index++)
+    code.emit({ o: 'prefetch', from: { base, displacement: from + step * index } });
+}
+
 /** To be called before each read of the next `bytes` bytes at `pointer`, which ascends by as many each time. */
 export function fetchAhead(code: Code, pointer: IntReg, bytes: number): void {
   const { streamPage } = code.target;
   if (bytes >= streamPage) return;
   const within = code.int('and', pointer, streamPage - 1);
-  code.if(code.int('lt', within, bytes), () => {
-    for (let line = 0; line < LINES; line++)
-      code.emit({
-        o: 'prefetch',
-        from: { base: pointer, displacement: streamPage + LINE_BYTES * line },
-      });
-  });
+  code.if(code.int('lt', within, bytes), () =>
+    ask(code, pointer, { from: streamPage, step: LINE_BYTES, count: LINES }),
+  );
 }
 
 /** Asks for the `bytes` bytes that lie a page behind those at `base`: matrix registers are filled from rows of lines. */
 export function fetchPageAhead(code: Code, base: IntReg, bytes: number): void {
   const { streamPage } = code.target;
-  if (streamPage === 0) return;
-  for (let at = 0; at < bytes; at += LINE_BYTES)
-    code.emit({ o: 'prefetch', from: { base, displacement: streamPage + at } });
+  if (streamPage > 0)
+    ask(code, base, { from: streamPage, step: LINE_BYTES, count: Math.ceil(bytes / LINE_BYTES) });
 }
 
 /** Asks for the first line of each of `rows` rows that lie `stride` bytes apart. */
 export function fetchRows(code: Code, base: IntReg, rows: number, stride: number): void {
-  if (code.target.streamPage === 0) return;
-  for (let row = 0; row < rows; row++)
-    code.emit({ o: 'prefetch', from: { base, displacement: row * stride } });
+  if (code.target.streamPage > 0) ask(code, base, { from: 0, step: stride, count: rows });
 }

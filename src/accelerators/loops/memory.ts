@@ -6,6 +6,7 @@ import { elementCount } from '../../tile/ir.ts';
 import type { Bounds } from './bounds.ts';
 import { floatBits } from './code.ts';
 import type { Address, IntOperand, IntReg, MemoryType, VecReg } from './ir.ts';
+import { fillRow } from './rows.ts';
 import type { Context, Stored } from './values.ts';
 import { WRITTEN_OUT } from './values.ts';
 import type { Block, Viewed } from './views.ts';
@@ -234,12 +235,7 @@ function fillAround(context: Context, block: Block, tile: Stored, dtype: DType, 
     context.nest(
       order.map((each) => shape[each]),
       [{ base: context.pointer(tile), strides: order.map((each) => 4 * tile.strides[each]) }],
-      ([row]) =>
-        code.strips(shape[last], code.lanes, (column, count) => {
-          const to = { base: code.pointer(row, code.int('mul', column, 4)), displacement: 0 };
-          if (count === code.lanes) code.store(lanes, to);
-          else code.storePart(lanes, to, count);
-        }),
+      ([row]) => fillRow(code, row, shape[last], lanes),
       order.map((each) => (each === axis ? range : [0, shape[each]])),
     );
   const [begin, end] = ranges[axis];

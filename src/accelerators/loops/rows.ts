@@ -1,6 +1,7 @@
 /** Rows of elements in scratch: copied, narrowed, cleared, transposed. */
 import { fetchRows } from './ahead.ts';
-import type { IntReg } from './ir.ts';
+import type { Code } from './code.ts';
+import type { IntReg, VecReg } from './ir.ts';
 import type { Source } from './panels.ts';
 import type { Context, Stored } from './values.ts';
 import { elementBytes } from './views.ts';
@@ -11,6 +12,15 @@ export function paddedRows(context: Context, rows: number, columns: number): Sto
   return { at: 'scratch', buffer: context.allocate(4 * rows * stride + 64), strides: [stride, 1] };
 }
 
+/** Puts `lanes`, all the same, into a row of 32-bit elements, and nothing behind it. */
+export function fillRow(code: Code, row: IntReg, columns: number, lanes: VecReg): void {
+  code.strips(columns, code.lanes, (column, count) => {
+    const to = { base: code.pointer(row, code.int('mul', column, 4)), displacement: 0 };
+    if (count === code.lanes) code.store(lanes, to);
+    else code.storePart(lanes, to, count);
+  });
+}
+
 /** Zeros in [rows, columns] of 32-bit elements. */
 export function clearRows(
   { code }: Context,
@@ -18,14 +28,9 @@ export function clearRows(
   stride: number,
   [rows, columns]: readonly [number, number],
 ): void {
-  code.pieces(rows, 1, (index) => {
-    const row = code.pointer(base, code.int('mul', index, stride));
-    code.strips(columns, code.lanes, (column, count) => {
-      const to = { base: code.pointer(row, code.int('mul', column, 4)), displacement: 0 };
-      if (count === code.lanes) code.store(code.bits(0), to);
-      else code.storePart(code.bits(0), to, count);
-    });
-  });
+  code.pieces(rows, 1, (index) =>
+    fillRow(code, code.pointer(base, code.int('mul', index, stride)), columns, code.bits(0)),
+  );
 }
 
 /** Calls `visit` for each vector of [rows, columns]: where it begins in `from` and in `to`, and its elements. */

@@ -2,41 +2,11 @@
 import type { Op, ValueId } from '../../tile/ir.ts';
 import { elementCount } from '../../tile/ir.ts';
 import type { IntOperand } from './ir.ts';
+import { scratchSource } from './operands.ts';
+import { transposeRows } from './rows.ts';
 import type { Context, Stored } from './values.ts';
-import { isIntegerScalar } from './values.ts';
+import { isIntegerScalar, mergeAxes } from './values.ts';
 import { joinsPairs, viewedAxes } from './views.ts';
-
-/** out[c, r] = from[r, c] for a dense tile of the given shape. */
-export function copyTransposed(
-  context: Context,
-  from: Stored,
-  [rows, columns]: readonly number[],
-  out: Stored,
-): void {
-  const { code } = context;
-  const { lanes } = code;
-  const fromStride = 4 * from.strides[0];
-  const toStride = 4 * out.strides[0];
-  const source = context.pointer(from);
-  const target = context.pointer(out);
-  code.strips(rows, lanes, (row, height) =>
-    code.strips(columns, lanes, (column, width) => {
-      const at = (base: typeof source, major: IntOperand, stride: number, minor: IntOperand) => ({
-        base: code.pointer(base, code.int('add', code.int('mul', major, stride), code.int('mul', minor, 4))),
-        displacement: 0,
-      });
-      code.emit({
-        o: 'vtranspose',
-        from: at(source, row, fromStride, column),
-        fromStride,
-        to: at(target, column, toStride, row),
-        toStride,
-        rows: height,
-        columns: width,
-      });
-    }),
-  );
-}
 
 export function lowerTranspose(
   context: Context,
@@ -56,7 +26,13 @@ export function lowerTranspose(
   const inRows = value.strides[1] === 1 && value.strides[0] >= shape[1];
   const { tile, copied } = inRows ? { tile: value, copied: false } : context.dense(op.arg);
   const out = context.newTile(context.type(result).shape);
-  copyTransposed(context, tile, shape, out);
+  transposeRows(
+    context,
+    scratchSource(context, tile),
+    [shape[0], shape[1]],
+    context.pointer(out),
+    4 * out.strides[0],
+  );
   if (copied) context.reclaim(tile.buffer);
   context.define(result, out);
 }
@@ -131,13 +107,9 @@ function commonFactors(
 }
 
 /** Whether elements lie one behind the other in row-major order. */
-function isGapless(shape: readonly number[], strides: readonly number[]): boolean {
-  let next = 1;
-  for (let axis = shape.length - 1; axis >= 0; axis--) {
-    if (shape[axis] > 1 && strides[axis] !== next) return false;
-    next *= shape[axis];
-  }
-  return true;
+function isGapless(shape: readonly number[], own: readonly number[]): boolean {
+  const { sizes, strides } = mergeAxes(shape, [own]);
+  return sizes.length === 1 && strides[0][0] === 1;
 }
 
 export function lowerReshape(context: Context, op: Extract<Op, { op: 'reshape' }>, result: ValueId): void {
