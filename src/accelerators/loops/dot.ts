@@ -2,7 +2,7 @@
  * dot: register tiles of the result, k ascending with one accumulator an element. Operands are read where they lie
  * as far as that is fast; else b is packed into panels as wide as a register tile, and a into padded rows.
  */
-import type { Op, ValueId } from '../../tile/ir.ts';
+import type { Instruction, Op, ValueId } from '../../tile/ir.ts';
 import { fetchAhead } from './ahead.ts';
 import type { Arithmetic } from './arithmetic.ts';
 import { addProducts, arithmeticOf, matrixOf } from './arithmetic.ts';
@@ -17,7 +17,7 @@ import { operandA, operandB, unpack } from './operands.ts';
 import { halfOf, pairOf } from './pairs.ts';
 import type { SumRows } from './sums.ts';
 import { placeSums } from './sums.ts';
-import type { Context } from './values.ts';
+import type { Context, Stored } from './values.ts';
 import { elementBytes } from './views.ts';
 
 type DotOp = Extract<Op, { op: 'dot' }>;
@@ -201,6 +201,50 @@ export function joins({ code, kernel }: Context, first: DotOp, second: DotOp): b
   );
 }
 
+/** How a product is computed. `of`: what matrix registers take, or null where vectors are multiplied. */
+function waysOf({ code, kernel }: Context, op: DotOp, [m]: readonly number[]) {
+  const { shape, dtype } = kernel.types[op.a];
+  const arithmetic = arithmeticOf(code.target, dtype);
+  return { depth: shape[op.transA ? 0 : 1], arithmetic, of: matrixOf(code.target, arithmetic, m) };
+}
+
+/**
+ * Makes the operands of a loop's products that are there before it ready once instead of each time round. Returns what
+ * is to be called behind the loop.
+ */
+export function keepOperands(context: Context, body: readonly Instruction[]): () => void {
+  const { kept, code } = context;
+  const releases: (() => void)[] = [];
+  const keep = <R extends { readonly owned: Stored | null }>(map: Map<DotOp, R>, op: DotOp, ready: R) => {
+    map.set(op, { ...ready, owned: null });
+    releases.push(() => {
+      map.delete(op);
+      if (ready.owned !== null) context.reclaim(ready.owned.buffer);
+    });
+  };
+  for (const { op, results } of body) {
+    if (op.op !== 'dot') continue;
+    const { shape } = context.type(results[0]);
+    const [m, n] = shape;
+    const { depth, arithmetic, of } = waysOf(context, op, shape);
+    // Products that may be joined with others are made ready together with those.
+    if (EXACT.has(arithmetic)) continue;
+    if (of !== null) {
+      const along = depthOf(of, depth);
+      if (context.inScratch(op.a)) keep(kept.matrix.a, op, matrixA(context, op, m, along));
+      if (context.inScratch(op.b)) keep(kept.matrix.b, op, matrixB(context, op, n, along));
+    } else {
+      const size = tileFor(code.target, shape, false);
+      if (context.inScratch(op.a)) keep(kept.vector.a, op, operandA(context, op, m, depth, arithmetic));
+      if (context.inScratch(op.b))
+        keep(kept.vector.b, op, operandB(context, op, size, shape, depth, arithmetic));
+    }
+  }
+  return () => {
+    for (const release of releases) release();
+  };
+}
+
 /**
  * Lowers products of which each but the first adds to the one before; whether it also did what `store`, the only reader
  * of the result, has to do.
@@ -215,14 +259,12 @@ export function lowerDot(
   const { shape } = context.type(result);
   const [m, n] = shape;
   const [op] = ops;
-  const depth = context.type(op.a).shape[op.transA ? 0 : 1];
-  const arithmetic = arithmeticOf(code.target, context.type(op.a).dtype);
-  const of = matrixOf(code.target, arithmetic, m);
+  const { depth, arithmetic, of } = waysOf(context, op, shape);
   if (of !== null) {
     const along = depthOf(of, depth);
     const terms = ops.map((each) => ({
-      a: matrixA(context, each, m, along),
-      b: matrixB(context, each, n, along),
+      a: context.kept.matrix.a.get(each) ?? matrixA(context, each, m, along),
+      b: context.kept.matrix.b.get(each) ?? matrixB(context, each, n, along),
     }));
     const sums = placeSums(context, op, result, store, epilogue === null);
     matrixProduct(context, {
@@ -248,8 +290,8 @@ export function lowerDot(
   });
   const size = tileFor(code.target, shape, unpacked);
   const ready = ops.map((each) => ({
-    a: operandA(context, each, m, depth, arithmetic),
-    b: operandB(context, each, size, shape, depth, arithmetic),
+    a: context.kept.vector.a.get(each) ?? operandA(context, each, m, depth, arithmetic),
+    b: context.kept.vector.b.get(each) ?? operandB(context, each, size, shape, depth, arithmetic),
   }));
   const owned = ready.flatMap(({ a, b }) => [a.owned, b.owned]);
   const terms = together(ready.map(({ a, b }) => ({ a: a.operand, b: b.operand })));

@@ -1,6 +1,7 @@
 /** Loops: carried values live in places of their own, which the end of the body fills with the next values. */
 import type { Instruction, Op, ValueId } from '../../tile/ir.ts';
 import { indexBounds } from './bounds.ts';
+import { keepOperands } from './dot.ts';
 import type { IntReg, VecReg } from './ir.ts';
 import type { Context, Integer, Splat, Stored, Value } from './values.ts';
 import { denseLayout, isIntegerScalar } from './values.ts';
@@ -102,6 +103,7 @@ export function lowerLoop(
   const lo = context.integer(op.lo);
   const hi = context.integer(op.hi);
   const bounds = indexBounds(context.bounds(op.lo), context.bounds(op.hi), op.step);
+  const release = keepOperands(context, op.body);
   const unique = (id: ValueId) => op.init.filter((other) => other === id).length === 1;
   const places = op.init.map((id) => enter(context, id, context.dying.has(id) && unique(id)));
   op.params.forEach((id, i) => {
@@ -111,6 +113,7 @@ export function lowerLoop(
     context.define(op.index, { at: 'integer', value: index, bounds });
     block(op.body, op.yields, op.params, () => advance(context, places, op.yields));
   });
+  release();
   results.forEach((id, i) => {
     const place = places[i];
     if (place.at === 'scratch') place.buffer.held = false;

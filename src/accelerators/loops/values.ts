@@ -1,10 +1,12 @@
 /** Where tile values live: scalars in registers, tiles as rows in scratch memory, and who still needs which buffer. */
 import type { DType } from '../../numerics/dtype.ts';
-import type { Kernel, TileType, ValueId } from '../../tile/ir.ts';
+import type { Kernel, Op, TileType, ValueId } from '../../tile/ir.ts';
 import type { Bounds } from './bounds.ts';
 import { Code } from './code.ts';
 import { deferrable, turnedOnly } from './defer.ts';
 import type { IntOperand, IntReg, LoopTarget, VecReg } from './ir.ts';
+import type { ReadyMatrix } from './matrix-operands.ts';
+import type { Ready } from './operands.ts';
 import type { Viewed } from './views.ts';
 
 /** A piece of scratch memory. `users` counts the values in it; a held one (loop-carried) is kept without any. */
@@ -69,6 +71,10 @@ export function denseLayout(shape: readonly number[]): Layout {
 export const isIntegerScalar = (type: TileType): boolean =>
   type.shape.length === 0 && (type.dtype === 'i32' || type.dtype === 'i8' || type.dtype === 'bool');
 
+const sides = <R>() => ({ a: new Map<DotOp, R>(), b: new Map<DotOp, R>() });
+
+type DotOp = Extract<Op, { op: 'dot' }>;
+
 export class Context {
   readonly kernel: Kernel;
   readonly code: Code;
@@ -82,6 +88,8 @@ export class Context {
   #end = 0;
   /** Values for which the instruction being lowered is the last use. */
   dying: ReadonlySet<ValueId> = new Set();
+  /** Operands of products in loops that were made ready before the loop, for vectors and for matrix registers. */
+  readonly kept = { vector: sides<Ready>(), matrix: sides<ReadyMatrix>() };
 
   constructor(kernel: Kernel, target: LoopTarget) {
     this.kernel = kernel;
@@ -107,6 +115,11 @@ export class Context {
     if (value === undefined || value.at === 'viewed')
       throw new Error(`kernel '${this.kernel.name}': value %${id} has no place`);
     return value;
+  }
+
+  /** Whether there is such a value by now, as a tile in scratch. */
+  inScratch(id: ValueId): boolean {
+    return this.#values[id]?.at === 'scratch';
   }
 
   /** A value that was left in its view, or null. */
