@@ -13,6 +13,7 @@ import type {
   VecReg,
   VecUnary,
 } from '../../src/accelerators/loops/ir.ts';
+import { VANISHING } from '../../src/accelerators/loops/ir.ts';
 import {
   bf16BitsToF32,
   bitsToF32,
@@ -145,8 +146,8 @@ const binary: { readonly [F in VecBinary]: (a: number, b: number) => number } = 
   fdiv: float((a, b) => a / b),
   fmin: float(Math.min),
   fmax: float(Math.max),
-  fminfast: float(Math.min),
-  fmaxfast: float(Math.max),
+  fminfast: float((a, b) => (a < b ? a : b)),
+  fmaxfast: float((a, b) => (a > b ? a : b)),
   iadd: (a, b) => a + b,
   isub: (a, b) => a - b,
   imul: Math.imul,
@@ -371,6 +372,13 @@ export function interpret(fn: LoopFunction, machine: Machine): void {
             (sum, shift) => sum + ((a[index] >>> shift) & 0xff) * ((b[index] << (24 - shift)) >> 24),
             c[index],
           ),
+        );
+        break;
+      }
+      case 'vscale': {
+        const [a, n] = [lanes(instr.a), lanes(instr.n)];
+        setLanes(instr.dst, (index) =>
+          bitsToF32(n[index]) <= VANISHING ? 0 : f32ToBits(bitsToF32(a[index]) * 2 ** bitsToF32(n[index])),
         );
         break;
       }

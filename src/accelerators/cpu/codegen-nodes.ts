@@ -118,6 +118,7 @@ export const registerFields: { readonly [O in Node['o']]: RegisterFields } = {
   vfma: pure('a', 'b', 'c'),
   vdot2: pure('a', 'b', 'c'),
   vdot4: pure('a', 'b', 'c'),
+  vscale: pure('a', 'n'),
   vselect: pure('mask', 'a', 'b'),
   vhorizontal: pure('a'),
   vtranspose: effect('from', 'to'),

@@ -6,7 +6,7 @@ import type { Mnemonic } from './instructions.ts';
 import { masked, zeroed } from './operands.ts';
 import { k } from './registers.ts';
 
-const bitsOf = (value: number): number => new Int32Array(Float32Array.of(value).buffer)[0];
+export const bitsOf = (value: number): number => new Int32Array(Float32Array.of(value).buffer)[0];
 const k1 = k(1);
 const k2 = k(2);
 /** Predicates of vcmpps. */

@@ -1,14 +1,20 @@
 /** Lanewise vector arithmetic as AVX2 and AVX-512 instructions. A rule writes its destination after its last read. */
 
 import type { HorizontalFn, VecBinary } from '../loops/ir.ts';
+import { VANISHING } from '../loops/ir.ts';
 import type { Emitter, Isa, Rule, Rules } from './codegen-emitter.ts';
 import type { NodeOf, VecCompare } from './codegen-nodes.ts';
-import { unaryRules } from './codegen-unary.ts';
+import { bitsOf, unaryRules } from './codegen-unary.ts';
 import type { Mnemonic } from './instructions.ts';
-import { masked, type Operand } from './operands.ts';
+import { masked, type Operand, zeroed } from './operands.ts';
 import { k } from './registers.ts';
 
 const k1 = k(1);
+/** Predicates of vcmpps. */
+const unordered = 0x03;
+const notLessOrEqual = 0x16;
+/** What vrangeps takes: the greater of two numbers, with its own sign. */
+const greaterOfTwo = 5;
 
 /** d = a fn b on numbers of machine registers; `temps` of them are free to use. */
 interface BinaryRule {
@@ -46,6 +52,17 @@ const maximum: BinaryRule = {
     e.op('vxorps', e.v(d), e.v(d), e.v(t));
     e.op('vorps', e.v(t), e.v(t), e.v(d));
     e.op('vsubps', e.v(d), e.v(t), e.v(d));
+  },
+};
+
+/** The instruction for the greater of two numbers gives the other one for a NaN, which a sum brings back. */
+const maximumOfRange: BinaryRule = {
+  temps: 1,
+  emit(e, d, a, b, [t]) {
+    e.op('vcmpps', k1, e.v(a), e.v(b), unordered);
+    e.op('vrangeps', e.v(t), e.v(a), e.v(b), greaterOfTwo);
+    e.op('vaddps', masked(e.v(t), k1), e.v(a), e.v(b));
+    e.moveVector(d, t);
   },
 };
 
@@ -118,6 +135,7 @@ const chooseByThird = 0xd8;
 const binary: { readonly [I in Isa]: { readonly [F in VecBinary]: BinaryRule } } = {
   avx512: {
     ...everywhere,
+    fmax: maximumOfRange,
     umulhi: {
       temps: 3,
       emit(e, d, a, b, temps) {
@@ -240,6 +258,7 @@ type VectorNode =
   | 'vfma'
   | 'vdot2'
   | 'vdot4'
+  | 'vscale'
   | 'vselect'
   | 'vcmpselect'
   | 'vhorizontal';
@@ -316,6 +335,12 @@ export const vectorRules: Rules<VectorNode> = {
       e.op('vpmaddwd', y, y, z);
       e.op('vpaddd', x, x, y);
       e.op('vpaddd', e.v(e.number(dst)), e.v(e.number(c)), x);
+    },
+  },
+  vscale: {
+    emit(e, { dst, a, n }) {
+      e.op('vcmpps', k1, e.v(e.number(n)), e.splat(bitsOf(VANISHING)), notLessOrEqual);
+      e.op('vscalefps', zeroed(e.v(e.number(dst)), k1), e.v(e.number(a)), e.v(e.number(n)));
     },
   },
   vselect: { emit: emitSelect },

@@ -67,6 +67,7 @@ export const vectorInstructions = {
   vpandnd: [['v{z}, v, v/m/b', 'rvm E 66.0f.w0 DF nvl']],
   vpord: [['v{z}, v, v/m/b', 'rvm E 66.0f.w0 EB nvl']],
   vpxord: [['v{z}, v, v/m/b', 'rvm E 66.0f.w0 EF nvl']],
+  vrangeps: [['v{z}, v, v/m/b, u8', 'rvmi E 66.0f3a.w0 50 nvl']],
   vpternlogd: [['v{z}, v, v/m/b, u8', 'rvmi E 66.0f3a.w0 25 nvl']],
 
   vpaddb: [['v{z}, v, v/m', 'rvm VE 66.0f.w0 FC nvl']],

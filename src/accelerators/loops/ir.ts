@@ -52,7 +52,7 @@ export type IntBinary =
 
 /**
  * Lanewise functions of two vectors. f*: IEEE f32, rounded to nearest even. fmin/fmax give NaN if either argument
- * is NaN; fminfast/fmaxfast may give either argument then. Comparisons give all-ones or all-zeros lanes; ordered,
+ * is NaN; fminfast/fmaxfast give the second where one is NaN or both are zero. Comparisons give all-ones or all-zeros lanes; ordered,
  * false on NaN, except fne (true on NaN). Shift counts of 32 or more give 0 (ishr: the sign).
  */
 export type VecBinary =
@@ -104,6 +104,9 @@ export type VecUnary =
   /** The f32 bits rounded to bf16 / f16 and widened again (nearest even, NaN kept, overflow to Inf). */
   | 'roundbf16'
   | 'roundf16';
+
+/** Exponents up to which \`vscale\` gives 0: a factor of 2^-254 leaves nothing of a number near 1. */
+export const VANISHING = -254;
 
 export type HorizontalFn = 'fadd' | 'fmin' | 'fmax' | 'iadd' | 'imin' | 'imax' | 'umin' | 'umax';
 
@@ -207,6 +210,11 @@ export type Instr =
   /** dst = c + the sum of the four products of a's bytes, unsigned, with b's bytes, signed; it wraps. */
   | { readonly o: 'vdot4'; readonly dst: VecReg; readonly a: VecReg; readonly b: VecReg; readonly c: VecReg }
   /**
+   * dst = a * 2^n, rounded once, for whole numbers n of f32; 0 where n is at most `VANISHING`. Only where the target
+   * scales.
+   */
+  | { readonly o: 'vscale'; readonly dst: VecReg; readonly a: VecReg; readonly n: VecReg }
+  /**
    * Lanes of a and b are pairs of bf16. dst = low(a) * low(b) + (high(a) * high(b) + c), each step as in vfma; numbers
    * below the smallest normal one may count as 0.
    */
@@ -284,6 +292,8 @@ export interface LoopTarget {
   readonly fma: boolean;
   /** Size of a pointer behind `arguments`, in bytes. */
   readonly pointerBytes: 4 | 8;
+  /** There is vscale. */
+  readonly scales: boolean;
   /** vdot2 is one instruction, so that products of bf16 should use it. */
   readonly bf16Pairs: boolean;
   /** There are matrix registers, eight of them, so that products of bf16 should use them. */

@@ -5,6 +5,7 @@
 
 import type { Code } from './code.ts';
 import type { VecReg } from './ir.ts';
+import { VANISHING } from './ir.ts';
 
 /** c[0] + x * (c[1] + x * (c[2] + …)). */
 function polynomial(code: Code, x: VecReg, coefficients: readonly number[]): VecReg {
@@ -22,13 +23,19 @@ function powerOfTwo(code: Code, n: VecReg): VecReg {
   return code.shift('ishl', code.bin('iadd', n, code.bits(127)), 23);
 }
 
-/** n for which `scale` multiplies by 0. */
-const VANISHING = -254;
-
-/** mantissa * 2^n for n of twice the range of exponents: in two steps, so that subnormals and overflow come out right. */
+/**
+ * mantissa * 2^n for a whole number n of twice the range of exponents, from `VANISHING` on, which multiplies by 0. Without
+ * an instruction for it in two steps, so that subnormals and overflow come out right.
+ */
 function scale(code: Code, mantissa: VecReg, n: VecReg): VecReg {
-  const half = code.shift('ishr', n, 1);
-  const rest = code.bin('isub', n, half);
+  if (code.target.scales) {
+    const dst = code.newVec();
+    code.emit({ o: 'vscale', dst, a: mantissa, n });
+    return dst;
+  }
+  const whole = code.un('ftoi', n);
+  const half = code.shift('ishr', whole, 1);
+  const rest = code.bin('isub', whole, half);
   return code.bin('fmul', code.bin('fmul', mantissa, powerOfTwo(code, half)), powerOfTwo(code, rest));
 }
 
@@ -41,15 +48,16 @@ function reduceExp(code: Code, x: VecReg): { readonly n: VecReg; readonly minusO
   return { n, minusOne: code.fma(code.bin('fmul', r, r), series, r) };
 }
 
+/** x between two numbers that are not 0; NaN stays. */
 function clamp(code: Code, x: VecReg, low: number, high: number): VecReg {
-  return code.bin('fmin', code.bin('fmax', x, code.f32(low)), code.f32(high));
+  return code.bin('fminfast', code.f32(high), code.bin('fmaxfast', code.f32(low), x));
 }
 
 export function exp(code: Code, x: VecReg): VecReg {
   // -Infinity, which masks have, comes to a factor of 0: where results are below the smallest number but not that far,
   // processors take a hundred times as long to find it out.
   const { n, minusOne } = reduceExp(code, clamp(code, x, VANISHING * Math.LN2, 90));
-  return scale(code, code.bin('fadd', minusOne, code.f32(1)), code.un('ftoi', n));
+  return scale(code, code.bin('fadd', minusOne, code.f32(1)), n);
 }
 
 export function exp2(code: Code, x: VecReg): VecReg {
@@ -59,7 +67,7 @@ export function exp2(code: Code, x: VecReg): VecReg {
   const coefficients: number[] = [];
   for (let k = 1, c = Math.LN2; k <= 7; k++, c *= Math.LN2 / k) coefficients.push(c);
   const mantissa = code.fma(r, polynomial(code, r, coefficients), code.f32(1));
-  return scale(code, mantissa, code.un('ftoi', n));
+  return scale(code, mantissa, n);
 }
 
 interface Logarithm {
@@ -122,7 +130,7 @@ const SIGN = -0x80000000;
 
 /** tanh |x| = w / (w + 2) with w = e^(2 |x|) - 1, which keeps small arguments exact. */
 export function tanh(code: Code, x: VecReg): VecReg {
-  const double = code.bin('fmin', code.bin('fadd', code.un('fabs', x), code.un('fabs', x)), code.f32(20));
+  const double = code.bin('fminfast', code.f32(20), code.bin('fadd', code.un('fabs', x), code.un('fabs', x)));
   const { n, minusOne } = reduceExp(code, double);
   const power = powerOfTwo(code, code.un('ftoi', n));
   const w = code.fma(power, minusOne, code.bin('fsub', power, code.f32(1)));

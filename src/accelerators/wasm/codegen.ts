@@ -236,6 +236,9 @@ const EMIT: { readonly [N in InstrName]: (body: FunctionBody, instr: InstrOf<N>)
   mload: noMatrixRegisters,
   mstore: noMatrixRegisters,
   mdot: noMatrixRegisters,
+  vscale: () => {
+    throw new Error('WebAssembly has no instruction that scales');
+  },
 };
 
 function emitAll(body: FunctionBody, instructions: readonly Instr[]): void {

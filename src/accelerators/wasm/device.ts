@@ -50,6 +50,7 @@ export function wasmTarget(fma: boolean): LoopTarget {
     vectorRegisters: 15,
     fma,
     pointerBytes: 4,
+    scales: false,
     bf16Pairs: false,
     matrixRegisters: false,
     cacheWays: LEAST_WAYS,

@@ -45,6 +45,16 @@ function notAAndB(body: FunctionBody): void {
   code.set(b).set(a).get(b).get(a).vector('v128.andnot');
 }
 
+/** [a, b] to [the function of b and a]: WebAssembly keeps the first of two that do not compare. */
+function secondFirst(op: VectorOp): Emit {
+  return (body) => {
+    const { code } = body;
+    const b = body.temporary('v128', 0);
+    const a = body.temporary('v128', 1);
+    code.set(b).set(a).get(b).get(a).vector(op);
+  };
+}
+
 export const VECTOR_BINARY: { readonly [F in VecBinary]: Emit } = {
   fadd: 'f32x4.add',
   fsub: 'f32x4.sub',
@@ -52,8 +62,8 @@ export const VECTOR_BINARY: { readonly [F in VecBinary]: Emit } = {
   fdiv: 'f32x4.div',
   fmin: 'f32x4.min',
   fmax: 'f32x4.max',
-  fminfast: 'f32x4.pmin',
-  fmaxfast: 'f32x4.pmax',
+  fminfast: secondFirst('f32x4.pmin'),
+  fmaxfast: secondFirst('f32x4.pmax'),
   iadd: 'i32x4.add',
   isub: 'i32x4.sub',
   imul: 'i32x4.mul',
