@@ -6,7 +6,8 @@ import { Engine } from '../inference/engine.ts';
 import { loadWeights } from '../inference/load.ts';
 import type { HeldType } from '../inference/weights.ts';
 import type { Qwen3Config } from '../models/config.ts';
-import { weightSpecs } from '../models/qwen3.ts';
+import { attentionType, weightSpecs } from '../models/qwen3.ts';
+import { byteLength } from '../numerics/dtype.ts';
 import { Random } from '../numerics/random.ts';
 import { elementCount } from '../tile/ir.ts';
 import { settings } from './decoding.ts';
@@ -30,7 +31,6 @@ const generatedTokens = (batch: number) => (batch === 1 ? 48 : 16);
 const PREFILL = 512;
 const START_TOKENS = [101, 2023, 14, 90123, 77, 4096, 31, 8];
 const SHAPE = 'Qwen3-0.6B';
-const CACHE_BYTES = 4;
 
 interface Loaded {
   readonly engine: Engine;
@@ -77,8 +77,13 @@ async function secondsToGenerate(
 }
 
 /** Bytes of keys and values that one token attends to. */
-const cacheBytes = (config: Qwen3Config, context: number) =>
-  2 * CACHE_BYTES * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * context;
+const cacheBytes = (config: Qwen3Config, dtype: MeasuredType, context: number) =>
+  2 *
+  byteLength(attentionType(dtype), 1) *
+  config.num_hidden_layers *
+  config.num_key_value_heads *
+  config.head_dim *
+  context;
 
 /**
  * Generated tokens a second, without the prompts. The limit: every step reads all weights once and the keys and values
@@ -98,7 +103,7 @@ export function largeDecodeItem(dtype: MeasuredType, batch: number, device: stri
       const seconds = leastSeconds(limits, device, {
         dtype,
         operations: batch * forwardOperations(qwen3Small(), context),
-        bytes: weightBytes + batch * cacheBytes(qwen3Small(), context),
+        bytes: weightBytes + batch * cacheBytes(qwen3Small(), dtype, context),
       });
       return seconds === null ? null : batch / seconds;
     },

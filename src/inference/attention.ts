@@ -22,10 +22,9 @@ export interface CacheGeometry {
   readonly capacity: number;
   /** Begins the names of the states. */
   readonly prefix: string;
+  /** Of keys and values. */
+  readonly type: 'f32' | 'bf16';
 }
-
-/** Products are f32, whatever their operands, and so are the keys and values that come of them. */
-const CACHE_TYPE = 'f32';
 
 /** Name and shape of the cache's states of a layer. */
 function cacheStates(config: Qwen3Config, layer: number, { batch, capacity, prefix }: CacheGeometry) {
@@ -47,12 +46,12 @@ function cacheStates(config: Qwen3Config, layer: number, { batch, capacity, pref
  * @throws RangeError where the device has no memory for it
  */
 export function allocateCache(store: ParameterStore, config: Qwen3Config, geometry: CacheGeometry): void {
-  const { batch, capacity } = geometry;
+  const { batch, capacity, type } = geometry;
   const made: string[] = [];
   try {
     for (let layer = 0; layer < config.num_hidden_layers; layer++)
       for (const { name, shape } of Object.values(cacheStates(config, layer, geometry))) {
-        store.create(name, CACHE_TYPE, shape);
+        store.create(name, type, shape);
         made.push(name);
       }
   } catch (cause) {
@@ -86,7 +85,7 @@ export function cachedAttention(
   );
   return (layer: number, q: Tensor, k: Tensor, v: Tensor): Tensor => {
     const states = cacheStates(config, layer, geometry);
-    const state = ({ name, shape }: typeof states.k) => g.state(name, CACHE_TYPE, shape);
+    const state = ({ name, shape }: typeof states.k) => g.state(name, geometry.type, shape);
     const { keys, values } = g.cacheWrite(state(states.k), state(states.v), k, v, slots, positions);
     return g.attention(q, keys, values, shape, place);
   };

@@ -6,6 +6,7 @@
 import type { Device } from '../accelerators/device.ts';
 import type { Qwen3Config } from '../models/config.ts';
 import type { WeightLayout } from '../models/qwen3.ts';
+import { attentionType } from '../models/qwen3.ts';
 import type { Graph } from '../tensor/graph.ts';
 import type { Program } from '../tensor/program.ts';
 import { compile } from '../tensor/program.ts';
@@ -194,7 +195,8 @@ export class Engine {
   }
 
   #newGeometry(batch: number, capacity: number, prefix: string): Geometry {
-    const geometry = { batch, capacity, prefix, programs: new Map() };
+    const type = attentionType(this.#model.form.dtype);
+    const geometry = { batch, capacity, prefix, type, programs: new Map() };
     allocateCache(this.#store, this.#config, geometry);
     return geometry;
   }

@@ -176,13 +176,13 @@ export const attention: (options: AttentionOptions) => Kernel = memoized(
             k
               .load(view, [slot, head, key, 0], [1, 1, s.keys, o.headDim], { limits })
               .reshape([s.keys, o.headDim]);
-          const vTile = load(values).cast('f32');
+          const vTile = load(values);
           const raw = dot(k, qTile, load(keys), null, { transB: true }).mul(s.scale);
           const seen = causal(s, query.add(start), key).select(raw, Number.NEGATIVE_INFINITY);
           const newMax = max.max(seen.maximum());
           const decay = max.sub(newMax).exp();
           const p = seen.sub(newMax).exp();
-          return [newMax, sum.mul(decay).add(p.sum()), k.dot(p, vTile, acc.mul(decay))];
+          return [newMax, sum.mul(decay).add(p.sum()), k.dot(p.cast(vTile.dtype), vTile, acc.mul(decay))];
         };
       const init: State = [
         k.constant(Number.NEGATIVE_INFINITY, 'f32', [s.rows, 1]),
@@ -304,7 +304,7 @@ export const attentionBackwardQuery: (options: TokenAttentionOptions) => Kernel 
           const kTile = load(keys);
           const visible = causal(s, query.add(start), key).and(alive);
           const { ds } = backwardBlock(s, qTile, doTile, kTile, load(values), lseTile, deltaTile, visible);
-          return [k.dot(ds, kTile.cast('f32'), acc)] as const;
+          return [k.dot(ds.cast(kTile.dtype), kTile, acc)] as const;
         },
       );
       storeAs(k, dq, [sequence, query, head, 0], sum.reshape([1, s.queries, 1, s.width]));
@@ -375,8 +375,8 @@ export const attentionBackwardKeyValue: (options: TokenAttentionOptions) => Kern
             visible,
           );
           return [
-            k.dot(ds, qTile.cast('f32'), dkAcc, { transA: true }),
-            k.dot(p, doTile.cast('f32'), dvAcc, { transA: true }),
+            k.dot(ds.cast(qTile.dtype), qTile, dkAcc, { transA: true }),
+            k.dot(p.cast(doTile.dtype), doTile, dvAcc, { transA: true }),
           ] as const;
         },
       );

@@ -8,7 +8,7 @@ import { buildKernel, ceilDiv } from '../tile/builder.ts';
 import type { Kernel } from '../tile/ir.ts';
 import type { Tile } from '../tile/tile.ts';
 import type { Storage } from './common.ts';
-import { loadF32, memoized, storeAs } from './common.ts';
+import { loadF32, memoized, storeAs, typeSuffix } from './common.ts';
 import { cacheWriter } from './kvcache.ts';
 import { inverseRms } from './norm.ts';
 import { rotate } from './rope.ts';
@@ -21,8 +21,10 @@ export interface NormedRopeOptions {
   readonly eps: number;
   /** Of what is normalised. */
   readonly xType?: Storage;
-  /** Of the norm's result, and of the result. */
+  /** Of the norm's result. */
   readonly type?: Storage;
+  /** Of the result: queries, keys, and values. */
+  readonly yType?: Storage;
 }
 
 export interface QueryKeyValueOptions extends NormedRopeOptions {
@@ -35,7 +37,7 @@ export interface QueryKeyValueOptions extends NormedRopeOptions {
 }
 
 const describe = (o: NormedRopeOptions) =>
-  `${o.tokens}x${o.heads}x${o.headDim}_${o.xType ?? 'f32'}_${o.type ?? 'f32'}`;
+  `${o.tokens}x${o.heads}x${o.headDim}_${typeSuffix(o.xType ?? 'f32', o.type ?? 'f32', o.yType ?? 'f32')}`;
 
 const TOKENS = 8;
 
@@ -85,12 +87,12 @@ function normedAndRotated(k: KernelBuilder, o: NormedRopeOptions, token: Tile, b
 export const normedRope: (options: NormedRopeOptions) => Kernel = memoized(
   (o: NormedRopeOptions): Kernel =>
     buildKernel(`normed_rope_${describe(o)}`, (k) => {
-      const { tokens, heads, headDim, eps, type = 'f32' } = o;
+      const { tokens, heads, headDim, eps, yType = 'f32' } = o;
       const block = Math.min(tokens, TOKENS);
       const token = k.programId(0).mul(block);
       const views = headViews(k, o, ['x', 'weight'], heads);
       const { rotated } = normedAndRotated(k, o, token, block);
-      const y = k.output('y', type, [tokens, heads, headDim]);
+      const y = k.output('y', yType, [tokens, heads, headDim]);
       k.grid(ceilDiv(tokens, block));
       k.loop({ hi: heads }, [] as const, (head) => {
         rotated(views, head, eps).forEach((tile, part) => {
@@ -111,21 +113,21 @@ export const queryKeyValue: (options: QueryKeyValueOptions) => Kernel = memoized
     buildKernel(
       `query_key_value_${describe(o)}_${o.kvHeads}_${o.slots}x${o.maxLength}_${o.cacheType ?? 'f32'}`,
       (k) => {
-        const { tokens, heads, kvHeads, headDim, type = 'f32', cacheType = 'f32' } = o;
+        const { tokens, heads, kvHeads, headDim, yType = 'f32', cacheType = 'f32' } = o;
         const block = Math.min(tokens, TOKENS);
         const token = k.programId(0).mul(block);
         const kvHead = k.programId(1);
         const queryViews = headViews(k, o, ['q', 'queryWeight'], heads);
         const keyViews = headViews(k, o, ['k', 'keyWeight'], kvHeads);
         const { positions, rotated } = normedAndRotated(k, o, token, block);
-        const v = k.input('v', type, [tokens, kvHeads, headDim]);
+        const v = k.input('v', yType, [tokens, kvHeads, headDim]);
         const slot = k.input('slot', 'i32', [tokens]);
-        const y = k.output('y', type, [tokens, heads, headDim]);
+        const y = k.output('y', yType, [tokens, heads, headDim]);
         k.grid(ceilDiv(tokens, block), kvHeads);
         const at = { token, block, head: kvHead };
         const cache = cacheWriter(k, o, cacheType, { slot, position: positions }, at);
         rotated(keyViews, kvHead, o.keyEps).forEach((tile, part) => {
-          cache.writeKeys((part * headDim) / 2, tile.cast(type));
+          cache.writeKeys((part * headDim) / 2, tile.cast(yType));
         });
         const value = loadF32(k, v, [token, kvHead, 0], [block, 1, headDim]).reshape([block, headDim]);
         cache.writeValues(0, value);

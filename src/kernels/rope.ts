@@ -3,13 +3,16 @@ import { buildKernel, ceilDiv } from '../tile/builder.ts';
 import type { Kernel } from '../tile/ir.ts';
 import type { Tile } from '../tile/tile.ts';
 import type { Storage } from './common.ts';
-import { loadF32, memoized, storeAs } from './common.ts';
+import { loadF32, memoized, storeAs, typeSuffix } from './common.ts';
 
 export interface RopeOptions {
   readonly tokens: number;
   readonly heads: number;
   readonly headDim: number;
   readonly maxPositions: number;
+  /** Of what is rotated. */
+  readonly xType?: Storage;
+  /** Of the result. */
   readonly type?: Storage;
   /** Rotates back: the gradient. */
   readonly inverse?: boolean;
@@ -43,10 +46,11 @@ export function rotate([x1, x2]: readonly [Tile, Tile], cos: Tile, sin: Tile): r
 /** The halves of each head `rotate`d. Views: x [tokens, heads * headDim], positions i32 [tokens], cos, sin, y. */
 export const rope: (options: RopeOptions) => Kernel = memoized((o: RopeOptions): Kernel => {
   if (o.headDim % 2 !== 0) throw new RangeError(`rope needs an even headDim, not ${o.headDim}`);
-  const { tokens, heads, headDim, type = 'f32' } = o;
-  return buildKernel(`rope_${tokens}x${heads}x${headDim}_${type}${o.inverse ? '_inverse' : ''}`, (k) => {
+  const { tokens, heads, headDim, xType = 'f32', type = 'f32' } = o;
+  const name = `rope_${tokens}x${heads}x${headDim}_${typeSuffix(xType, type)}${o.inverse ? '_inverse' : ''}`;
+  return buildKernel(name, (k) => {
     const half = headDim / 2;
-    const x = k.input('x', type, [tokens, heads, headDim]);
+    const x = k.input('x', xType, [tokens, heads, headDim]);
     const positions = k.input('positions', 'i32', [tokens]);
     const cosTable = k.input('cos', 'f32', [o.maxPositions, half]);
     const sinTable = k.input('sin', 'f32', [o.maxPositions, half]);

@@ -12,6 +12,8 @@ export interface WeightTensors {
   readonly tensors: ReadonlyMap<string, Tensor>;
   /** Type to which what is multiplied with plain matrices is rounded; the matrices may be held in a narrower one. */
   readonly activations: DType;
+  /** Type of queries, keys and values. */
+  readonly attention: 'f32' | 'bf16';
 }
 
 /** The name of a quantized weight's scales. */

@@ -166,6 +166,7 @@ export function declareWeights(
   const plain = isQuantized(stored) ? 'f32' : stored;
   const activations = compute ?? plain;
   const rounds = plain === 'f32' && activations !== 'f32';
+  const attention = attentionType(isQuantized(stored) ? stored : activations);
   const tensors = new Map(
     weightSpecs(config).flatMap((spec) =>
       heldTensors(config, spec, stored, layout).map(({ name, dtype, shape }): [string, Tensor] => {
@@ -174,8 +175,12 @@ export function declareWeights(
       }),
     ),
   );
-  return { tensors, activations };
+  return { tensors, activations, attention };
 }
+
+/** Type of queries, keys and values, which caches hold too, where matrices are multiplied in `compute`. */
+export const attentionType = (compute: DType | QuantizedType): 'f32' | 'bf16' =>
+  compute === 'f32' ? 'f32' : 'bf16';
 
 /** The last hidden states after the final norm, [tokens, hidden]. */
 export function hiddenStates(
@@ -191,6 +196,7 @@ export function hiddenStates(
     headDim,
     theta: ropeTheta(config),
     maxPositions: inputs.maxPositions ?? config.max_position_embeddings,
+    type: weights.attention,
   };
   // The residual stream is f32, whatever the type of the weights.
   let x = g.cast(lookUp(g, weights, EMBEDDING, inputs.ids, config.hidden_size, config.vocab_size), 'f32');
@@ -206,7 +212,7 @@ export function hiddenStates(
     const h = normed(x, 'input_layernorm');
     const q = g.rope(normed(linear(h, 'self_attn.q_proj'), 'self_attn.q_norm'), inputs.positions, rotary);
     const k = g.rope(normed(linear(h, 'self_attn.k_proj'), 'self_attn.k_norm'), inputs.positions, rotary);
-    const v = linear(h, 'self_attn.v_proj');
+    const v = g.cast(linear(h, 'self_attn.v_proj'), weights.attention);
     x = g.add(x, linear(inputs.attend(layer, q, k, v), 'self_attn.o_proj'));
 
     const m = normed(x, 'post_attention_layernorm');

@@ -134,6 +134,7 @@ function normedRotation(node: Node<'rope'>, uses: Uses, later: number) {
       eps: norm.attributes.eps,
       xType: storage(x),
       type: norm.attributes.type,
+      yType: node.attributes.type,
     },
     x: plain(x),
     weight: plain(weight),
@@ -164,7 +165,8 @@ function cachedHeads(node: Node<'cacheWrite'>, uses: Uses): Combination | null {
     query.options.headDim === key.options.headDim &&
     query.options.xType === key.options.xType &&
     query.options.type === key.options.type &&
-    query.options.type === newValues.dtype;
+    query.options.yType === key.options.yType &&
+    query.options.yType === newValues.dtype;
   if (!same) return null;
   const [slotCount, kvHeads, maxLength] = values.shape;
   return {

@@ -144,14 +144,15 @@ export const EMIT: { readonly [P in Primitive]: Emit<P> | Elsewhere } = {
     }
     return calls;
   },
-  rope: ({ inputs: [x, positions, cos, sin], outputs: [y], attributes: { headDim, inverse } }) => {
+  rope: ({ inputs: [x, positions, cos, sin], outputs: [y], attributes: { headDim, inverse, type } }) => {
     const [tokens, width] = x.shape;
     const options = {
       tokens,
       heads: width / headDim,
       headDim,
       maxPositions: cos.shape[0],
-      type: storage(x),
+      xType: storage(x),
+      type,
       inverse,
     };
     return one(rope(options), [x, positions, cos, sin, y]);

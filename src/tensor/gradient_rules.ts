@@ -186,7 +186,8 @@ export const GRADIENTS: { readonly [P in Primitive]: GradientRule<P> } = {
   quantizeRows: ROUNDED,
   quantizedMatmul: ROUNDED,
   rope: single((g, node, dy) => {
-    const attributes = { ...node.attributes, inverse: !node.attributes.inverse };
+    // Gradients are f32.
+    const attributes = { ...node.attributes, inverse: !node.attributes.inverse, type: 'f32' } as const;
     return [g.apply('rope', attributes, [dy, ...node.inputs.slice(1)])[0], null, null, null];
   }),
   attention: single((g, node, dy) => {

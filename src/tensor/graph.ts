@@ -244,14 +244,15 @@ export class Graph extends Recording {
   }
   /**
    * Rotary positions (Su et al. 2021): x [T, heads * headDim], positions i32 [T] below `maxPositions`. Rotates the two
-   * halves of each head against each other by position * theta^(-2i / headDim), as Hugging Face's models do.
+   * halves of each head against each other by position * theta^(-2i / headDim), as Hugging Face's models do. Like x, or of
+   * `type`.
    */
   rope(
     x: Tensor,
     positions: Tensor,
-    options: { headDim: number; theta: number; maxPositions: number },
+    options: { headDim: number; theta: number; maxPositions: number; type?: 'f32' | 'bf16' },
   ): Tensor {
-    const { headDim, theta, maxPositions } = options;
+    const { headDim, theta, maxPositions, type = x.dtype as 'f32' | 'bf16' } = options;
     const key = `${headDim} ${theta} ${maxPositions}`;
     let tables = this.#ropeTables.get(key);
     if (tables === undefined) {
@@ -259,7 +260,7 @@ export class Graph extends Recording {
       tables = [cos, sin].map((data) => this.literal(data, [maxPositions, headDim / 2]));
       this.#ropeTables.set(key, tables);
     }
-    return this.apply('rope', { headDim, inverse: false }, [x, positions, ...tables])[0];
+    return this.apply('rope', { headDim, inverse: false, type }, [x, positions, ...tables])[0];
   }
   /**
    * Causal attention (softmax(q kᵀ scale) v) of `sequences` sequences whose queries are stacked along the rows: q

@@ -206,7 +206,7 @@ export const INFER: { readonly [P in Primitive]: Infer<P> } = {
     expectSame(cotangent, { dtype: 'f32', shape: x.shape }, 'the cotangent of rmsNorm');
     return [x, { dtype: 'f32', shape: weight.shape }];
   },
-  rope: ({ headDim }, [x, positions, cos, sin]) => {
+  rope: ({ headDim, type }, [x, positions, cos, sin]) => {
     expectRank(x, 2, 'the argument of rope');
     expectDType(x, STORED, 'the argument of rope');
     expectSame(positions, { dtype: 'i32', shape: [x.shape[0]] }, 'positions');
@@ -216,7 +216,7 @@ export const INFER: { readonly [P in Primitive]: Infer<P> } = {
     );
     expectSame(cos, { dtype: 'f32', shape: [cos.shape[0], headDim / 2] }, 'the cosines');
     expectSame(sin, cos, 'the sines');
-    return [x];
+    return [{ dtype: type, shape: x.shape }];
   },
   attention: ({ sequences, heads, kvHeads, headDim }, [q, keys, values, ...rest]) => {
     expectRank(q, 2, 'queries');

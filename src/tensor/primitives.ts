@@ -86,8 +86,8 @@ export interface Attributes {
   readonly rmsNorm: { readonly eps: number; readonly type: 'f32' | 'bf16' };
   /** (x, weight, cotangent) to (dx like x, dweight f32). */
   readonly rmsNormGrad: { readonly eps: number };
-  /** (x [T, h*headDim], positions i32 [T], cos, sin [positions, headDim / 2]): rotates the halves of each head. */
-  readonly rope: { readonly headDim: number; readonly inverse: boolean };
+  /** (x [T, h*headDim], positions i32 [T], cos, sin [positions, headDim / 2]): rotates the halves of each head. `type`: of the result. */
+  readonly rope: { readonly headDim: number; readonly inverse: boolean; readonly type: 'f32' | 'bf16' };
   /** (q, keys, values, slots, start, lengths) to (out like q, log-sum-exp f32 [sequences * kvHeads, queries * group]). */
   readonly attention: Required<AttentionShape>;
   /** (q, keys, values, slots, start, lengths, out, log-sum-exp, cotangent like q) to (dq, dkeys, dvalues). */

@@ -57,11 +57,19 @@ const SIMPLIFY: { readonly [P in Primitive]?: Simplify<P> } = {
     return folded === null ? neutral(fn, inputs, values) : graph.constant(folded, type.dtype, type.shape);
   },
   cast: (graph, _, [x], type) => {
+    // What was widened is what it was.
+    if (is(x.node, 'cast') && type.dtype === 'bf16' && x.node.inputs[0].dtype === 'bf16')
+      return x.node.inputs[0];
     const value = constantOf(x);
     return value === null || !(type.dtype === 'f32' || type.dtype === 'i32')
       ? null
       : graph.constant(convert(value, x.dtype, type.dtype), type.dtype, type.shape);
   },
+  // It reads either type.
+  rope: (graph, attributes, [x, ...others]) =>
+    is(x.node, 'cast') && x.node.inputs[0].dtype === 'bf16'
+      ? graph.apply('rope', attributes, [x.node.inputs[0], ...others])[0]
+      : null,
   broadcast: (graph, { shape }, [x], type) => {
     const value = constantOf(x);
     if (value !== null) return graph.constant(value, type.dtype, type.shape);

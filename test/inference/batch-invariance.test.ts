@@ -86,8 +86,12 @@ for (const probe of probes) {
     const slow = isSlow(probe);
     for (const [title, config] of slow ? MODELS.slice(0, 1) : MODELS) {
       const weights = initialWeights(config, 3);
-      for (const [label, partial] of slow ? SETTINGS.slice(1, 2) : SETTINGS) {
-        test(`${title}: ${label}`, async () => {
+      const runs = [
+        ...(slow ? SETTINGS.slice(1, 2) : SETTINGS).map((setting) => [...setting, 'f32'] as const),
+        [...SETTINGS[1], 'bf16'] as const,
+      ];
+      for (const [label, partial, dtype] of runs) {
+        test(`${title}: ${label}, ${dtype}`, async () => {
           const settings: SamplingSettings = {
             maxTokens: slow ? 3 : 9,
             temperature: 1,
@@ -97,12 +101,12 @@ for (const probe of probes) {
             forbidFirst: [],
             ...partial,
           };
-          const learner = new Learner(device, config, 'f32');
+          const learner = new Learner(device, config, dtype);
           learner.setWeights(weights);
           const engines = LAYOUTS.map((layout) => {
-            const store = new WeightStore(device, config, 'f32', layout);
+            const store = new WeightStore(device, config, dtype, layout);
             store.write(weights);
-            return { layout, store, engine: new Engine(device, store.store, config, 'f32', layout) };
+            return { layout, store, engine: new Engine(device, store.store, config, dtype, layout) };
           });
           try {
             // So many that the longest prompt goes through the model in two chunks; alone it goes in one.

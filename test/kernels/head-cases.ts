@@ -35,41 +35,70 @@ function inCache(
   return values;
 }
 
+const [tokens, heads, headDim, maxPositions, eps] = [9, 3, 6, 40, 1e-6];
+const positions = Array.from({ length: tokens }, (_, t) => (t * 7) % maxPositions);
+
 export function headCases(type: Storage): Case[] {
   const cases: Case[] = [];
   const tolerance = TOLERANCE[type];
-  const [tokens, heads, headDim, maxPositions, eps] = [9, 3, 6, 40, 1e-6];
   const { cos, sin } = ropeTable(maxPositions, headDim, 10000);
-  const positions = Array.from({ length: tokens }, (_, t) => (t * 7) % maxPositions);
   const q = normals(24, tokens * heads * headDim, type);
   for (const inverse of [false, true]) {
     cases.push({
       name: `rope ${type}${inverse ? ' inverse' : ''}`,
-      kernel: rope({ tokens, heads, headDim, maxPositions, type, inverse }),
+      kernel: rope({ tokens, heads, headDim, maxPositions, xType: type, type, inverse }),
       inputs: { x: q, positions, cos, sin },
       expected: { y: rotate(q, positions, headDim, inverse ? -1 : 1) },
       tolerance,
     });
   }
 
+  if (type !== 'f32')
+    for (const [xType, yType] of [
+      ['f32', type],
+      [type, 'f32'],
+    ] as const)
+      cases.push({
+        name: `rope of ${xType} in ${yType}`,
+        kernel: rope({ tokens, heads, headDim, maxPositions, xType, type: yType }),
+        inputs: { x: q, positions, cos, sin },
+        expected: { y: rotate(q, positions, headDim) },
+        tolerance: TOLERANCE[yType],
+      });
+
+  // Rounded twice, or once: to the type of the result alone.
+  const rounding: readonly (readonly [string, Storage])[] = [
+    ['', type],
+    ...(type === 'f32' ? [] : [[' of f32', 'f32'] as const]),
+  ];
+  for (const [title, normType] of rounding) cases.push(...normedCases(type, normType, title));
+  return cases;
+}
+
+/** Queries and keys normalised, rounded to `normType`, rotated, and rounded to `type`. */
+function normedCases(type: Storage, normType: Storage, title: string): Case[] {
+  const cases: Case[] = [];
+  const tolerance = TOLERANCE[type];
+  const { cos, sin } = ropeTable(maxPositions, headDim, 10000);
+  const q = normals(24, tokens * heads * headDim, normType);
   /** Normalised a head at a time, rounded, and rotated. */
   const rotated = (x: readonly number[], weight: readonly number[], count: number) => {
     const norms = rmsNormReference(x, weight, tokens * count, headDim, eps).y;
-    return rotate(decode(type, encode(type, norms)), positions, headDim);
+    return rotate(decode(normType, encode(normType, norms)), positions, headDim);
   };
   const queryWeight = normals(29, headDim, 'f32');
-  const head = { tokens, heads, headDim, maxPositions, eps, xType: type, type };
+  const head = { tokens, heads, headDim, maxPositions, eps, xType: normType, type: normType, yType: type };
   cases.push({
-    name: `normedRope ${type}`,
+    name: `normedRope ${type}${title}`,
     kernel: normedRope(head),
     inputs: { x: q, weight: queryWeight, positions, cos, sin },
     expected: { y: rotated(q, queryWeight, heads) },
     tolerance,
   });
   const kvHeads = 2;
-  const many = normals(33, tokens * 2 * kvHeads * headDim, type);
+  const many = normals(33, tokens * 2 * kvHeads * headDim, normType);
   const fresh = [
-    normals(34, tokens * kvHeads * headDim, type),
+    normals(34, tokens * kvHeads * headDim, normType),
     normals(30, tokens * kvHeads * headDim, type),
   ];
   const keyWeight = normals(35, headDim, 'f32');
@@ -77,7 +106,7 @@ export function headCases(type: Storage): Case[] {
   const cache = { slots: 2, kvHeads, maxLength: maxPositions, headDim };
   const cached = (rows: readonly number[]) => inCache(rows, cache, cacheSlots, positions);
   cases.push({
-    name: `queryKeyValue ${type}`,
+    name: `queryKeyValue ${type}${title}`,
     kernel: queryKeyValue({
       ...head,
       heads: 2 * kvHeads,

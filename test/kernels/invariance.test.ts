@@ -10,6 +10,7 @@ import { buildKernel } from '../../src/tile/builder.ts';
 import { interpret } from '../../src/tile/interpret.ts';
 import type { Kernel } from '../../src/tile/ir.ts';
 import { buffersOf, decode, normals } from './buffers.ts';
+import { STORAGES, type Storage } from './storage.ts';
 
 /** Runs a kernel and returns one of its views. */
 function run(
@@ -36,13 +37,18 @@ test('matmul: block sizes and number of rows change no bit', () => {
   }
 });
 
-test('attention: decode, chunked prefill and training give the same bits', () => {
+for (const type of STORAGES)
+  test(`attention: decode, chunked prefill and training give the same bits, ${type}`, () =>
+    sameAttention(type));
+
+function sameAttention(type: Storage): void {
   const length = 70;
-  const common = { heads: 4, kvHeads: 2, headDim: 4, slots: 1, layout: 'cache' } as const;
+  const shape = { heads: 4, kvHeads: 2, headDim: 4, slots: 1 };
+  const common = { ...shape, layout: 'cache', type, kvType: type } as const;
   const width = common.heads * common.headDim;
-  const q = normals(3, length * width);
+  const q = normals(3, length * width, type);
   const perHead = length * common.headDim;
-  const [keys, values] = [normals(4, 2 * perHead), normals(5, 2 * perHead)];
+  const [keys, values] = [normals(4, 2 * perHead, type), normals(5, 2 * perHead, type)];
   const whole = run(
     attention({ ...common, sequences: 1, queryLength: length, maxLength: length, training: true }),
     { q, keys: keys, values, slots: [0], start: [0], lengths: [length] },
@@ -92,7 +98,7 @@ test('attention: decode, chunked prefill and training give the same bits', () =>
     'o',
   );
   assert.deepEqual(part, whole.slice(58 * width, 67 * width));
-});
+}
 
 test('sample and sampledLogp agree to the bit; the noise is a pure function of its counters', () => {
   const [rows, vocabulary] = [6, 1500];
