@@ -27,7 +27,17 @@ const KERNELS: readonly { readonly name: string; readonly kernel: Kernel; readon
   { name: 'int8, one row', kernel: quantizedMatmul({ type: 'int8', m: 1, k: 256, n: 128 }), waits: true },
   { name: 'int4, one row', kernel: quantizedMatmul({ type: 'int4', m: 1, k: 256, n: 128 }), waits: true },
   { name: 'decode', kernel: attention({ sequences: 2, ...decode, layout: 'cache' }), waits: true },
-  { name: 'f32, many rows', kernel: matmul({ m: 256, k: 256, n: 128 }), waits: false },
+  { name: 'f32, many rows and few columns', kernel: matmul({ m: 256, k: 256, n: 128 }), waits: true },
+  {
+    name: 'f32, many rows of a transpose',
+    kernel: matmul({ m: 256, k: 256, n: 1024, transA: true, blocks: { m: 128, n: 512 } }),
+    waits: true,
+  },
+  {
+    name: 'f32, many rows and columns',
+    kernel: matmul({ m: 256, k: 256, n: 1024, blocks: { m: 128, n: 512 } }),
+    waits: false,
+  },
   { name: 'bf16, many rows', kernel: matmul({ m: 256, aType: 'bf16', ...panels }), waits: false },
   {
     name: 'training',
@@ -43,6 +53,22 @@ for (const { name, kernel, waits } of KERNELS)
       assert.equal(found.length > 0, waits && target.streamPage > 0, `${target.name}: ${found.length}`);
     }
   });
+
+test('of many rows, those of the next register tile are asked for', () => {
+  const [k, n] = [48, 64];
+  for (const transA of [false, true])
+    for (const target of TARGETS.filter(({ streamPage }) => streamPage > 0)) {
+      const found = asked(lower(matmul({ m: 240, k, n, transA, blocks: { m: 240 } }), target).body);
+      const { rows } = target.dotTile;
+      const next = transA ? 4 * rows : 4 * k * rows;
+      const row = 4 * (transA ? 240 : k);
+      for (const bytes of found) {
+        const beyond = (bytes - next) % row;
+        assert.ok(bytes > next && beyond === (transA ? 0 : 64 % row), `${target.name}: ${bytes}`);
+      }
+      assert.ok(found.length > 0);
+    }
+});
 
 test('weights are asked for a page ahead', () => {
   const kernel = quantizedMatmul({ type: 'int4', m: 1, k: 256, n: 128 });

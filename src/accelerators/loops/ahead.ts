@@ -36,6 +36,23 @@ export function fetchPageAhead(code: Code, base: IntReg, bytes: number): void {
     ask(code, base, { from: streamPage, step: LINE_BYTES, count: Math.ceil(bytes / LINE_BYTES) });
 }
 
+/** Steps along k from what is read to what is asked for, where these lie apart. */
+const STEPS_AHEAD = 32;
+
+/**
+ * Asks for what the register tile after this one will read of the same stretch along k: processors do not see that coming
+ * where rows are a stride apart. `step` and `k` are the bytes from row to row and along k.
+ */
+export function fetchNextTile(
+  code: Code,
+  base: IntReg,
+  { step, k, rows, depth }: { step: number; k: number; rows: number; depth: number },
+): void {
+  if (code.target.streamPage === 0) return;
+  if (step < k) ask(code, base, { from: step * rows + k * STEPS_AHEAD, step: k, count: depth });
+  else ask(code, base, { from: step * rows + LINE_BYTES, step, count: rows });
+}
+
 /** Asks for the first line of each of `rows` rows that lie `stride` bytes apart. */
 export function fetchRows(code: Code, base: IntReg, rows: number, stride: number): void {
   if (code.target.streamPage > 0) ask(code, base, { from: 0, step: stride, count: rows });

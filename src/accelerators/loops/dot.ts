@@ -3,7 +3,7 @@
  * as far as that is fast; else b is packed into panels as wide as a register tile, and a into padded rows.
  */
 import type { Instruction, Op, ValueId } from '../../tile/ir.ts';
-import { fetchAhead } from './ahead.ts';
+import { fetchAhead, fetchNextTile } from './ahead.ts';
 import type { Arithmetic } from './arithmetic.ts';
 import { addProducts, arithmeticOf, matrixOf } from './arithmetic.ts';
 import { type Code, evenPieces } from './code.ts';
@@ -40,6 +40,8 @@ interface Product {
   readonly narrow: boolean;
   /** b is read once, from memory. */
   readonly streams: boolean;
+  /** a comes from memory, and what multiplies it takes no longer than that. */
+  readonly waits: boolean;
   /** What becomes of the sums instead of being stored. */
   readonly epilogue: ProductEpilogue | null;
   readonly arithmetic: Arithmetic;
@@ -58,6 +60,8 @@ interface Corner {
   readonly streams: readonly IntReg[];
 }
 
+/** Columns up to which each row of a is used so little that its way from memory counts. */
+const FEW_COLUMNS = 256;
 /** Vectors of a row of a register tile. */
 const WIDEST = 8;
 /** Sums of a register tile of integers up to which additions take longer to finish than to begin. */
@@ -135,6 +139,7 @@ function registerTile(context: Context, p: Product, corner: Corner, rows: number
   const round = () => {
     loaded.clear();
     if (p.streams) for (const pointer of movingB.values()) fetchAhead(code, pointer, unroll * b.k);
+    if (p.waits) fetchNextTile(code, pa[0], { ...a, rows, depth: unroll });
     for (let u = 0; u < unroll; u++) step(swapped ? u ^ 1 : u, true);
   };
   if (total === unroll && !alone) round();
@@ -304,6 +309,7 @@ export function lowerDot(
     const product: Product = {
       terms: list,
       streams: m <= size.rows && list.every(({ b }) => b.inMemory && b.k === n * elementBytes(b.type)),
+      waits: m > size.rows && list.every(({ a }) => a.inMemory === true) && (op.transA || n <= FEW_COLUMNS),
       epilogue: last,
       acc: from?.row ?? null,
       bits,

@@ -23,7 +23,7 @@ export interface Operand {
   readonly step: number;
   /** Along k; with pairs, from one pair to the next. */
   readonly k: number;
-  /** Of b: it lies in a view's memory. */
+  /** It lies in a view's memory. */
   readonly inMemory?: boolean;
   /** Of b: the rows lie apart that become pairs when they are read; k is from row to row. */
   readonly apart?: boolean;
@@ -55,7 +55,13 @@ export function operandA(
     const inPlace = value.block.inside === 1 && (type === 'f32' || type === 'i32');
     if (inPlace && (op.transA || !rowsConflict(m, bytes[alongM], false, context.code.target.cacheWays)))
       return {
-        operand: { base: value.block.base, type: value.block.type, step: bytes[alongM], k: bytes[alongK] },
+        operand: {
+          base: value.block.base,
+          type: value.block.type,
+          step: bytes[alongM],
+          k: bytes[alongK],
+          inMemory: true,
+        },
         owned: null,
       };
     const tile = op.transA ? paddedRows(context, depth, m) : paddedRows(context, m, depth);
