@@ -23,7 +23,7 @@ export interface NormedRopeOptions {
   readonly xType?: Storage;
   /** Of the norm's result. */
   readonly type?: Storage;
-  /** Of the result: queries, keys, and values. */
+  /** Of the result. */
   readonly yType?: Storage;
 }
 
@@ -33,6 +33,8 @@ export interface QueryKeyValueOptions extends NormedRopeOptions {
   readonly keyEps: number;
   readonly slots: number;
   readonly maxLength: number;
+  /** Of the values as they come; they are rounded to the cache's type. */
+  readonly vType?: Storage;
   readonly cacheType?: Storage;
 }
 
@@ -111,16 +113,16 @@ export const normedRope: (options: NormedRopeOptions) => Kernel = memoized(
 export const queryKeyValue: (options: QueryKeyValueOptions) => Kernel = memoized(
   (o: QueryKeyValueOptions): Kernel =>
     buildKernel(
-      `query_key_value_${describe(o)}_${o.kvHeads}_${o.slots}x${o.maxLength}_${o.cacheType ?? 'f32'}`,
+      `query_key_value_${describe(o)}_${o.kvHeads}_${o.slots}x${o.maxLength}_${typeSuffix(o.vType ?? 'f32', o.cacheType ?? 'f32')}`,
       (k) => {
-        const { tokens, heads, kvHeads, headDim, yType = 'f32', cacheType = 'f32' } = o;
+        const { tokens, heads, kvHeads, headDim, yType = 'f32', vType = 'f32', cacheType = 'f32' } = o;
         const block = Math.min(tokens, TOKENS);
         const token = k.programId(0).mul(block);
         const kvHead = k.programId(1);
         const queryViews = headViews(k, o, ['q', 'queryWeight'], heads);
         const keyViews = headViews(k, o, ['k', 'keyWeight'], kvHeads);
         const { positions, rotated } = normedAndRotated(k, o, token, block);
-        const v = k.input('v', yType, [tokens, kvHeads, headDim]);
+        const v = k.input('v', vType, [tokens, kvHeads, headDim]);
         const slot = k.input('slot', 'i32', [tokens]);
         const y = k.output('y', yType, [tokens, heads, headDim]);
         k.grid(ceilDiv(tokens, block), kvHeads);

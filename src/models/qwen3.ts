@@ -207,16 +207,23 @@ export function hiddenStates(
       const full = layerName(layer, name);
       return multiply(g, input, weights, full, columnsOf.get(full)!);
     };
+    /** What does not go to the residual stream is rounded. */
+    const inner = (input: Tensor, name: string) => g.cast(linear(input, name), weights.activations);
     const normed = (input: Tensor, name: string) => g.rmsNorm(input, part(name), eps);
 
+    const gated = (input: Tensor) => {
+      const [gate, up] = ['mlp.gate_proj', 'mlp.up_proj'].map((name) => inner(input, name));
+      return g.swiglu(g.cast(gate, 'f32'), g.cast(up, 'f32'));
+    };
+
     const h = normed(x, 'input_layernorm');
-    const q = g.rope(normed(linear(h, 'self_attn.q_proj'), 'self_attn.q_norm'), inputs.positions, rotary);
-    const k = g.rope(normed(linear(h, 'self_attn.k_proj'), 'self_attn.k_norm'), inputs.positions, rotary);
+    const q = g.rope(normed(inner(h, 'self_attn.q_proj'), 'self_attn.q_norm'), inputs.positions, rotary);
+    const k = g.rope(normed(inner(h, 'self_attn.k_proj'), 'self_attn.k_norm'), inputs.positions, rotary);
     const v = g.cast(linear(h, 'self_attn.v_proj'), weights.attention);
     x = g.add(x, linear(inputs.attend(layer, q, k, v), 'self_attn.o_proj'));
 
     const m = normed(x, 'post_attention_layernorm');
-    x = g.add(x, linear(g.swiglu(linear(m, 'mlp.gate_proj'), linear(m, 'mlp.up_proj')), 'mlp.down_proj'));
+    x = g.add(x, linear(gated(m), 'mlp.down_proj'));
   }
   return g.rmsNorm(x, weight('model.norm.weight'), eps);
 }

@@ -26,11 +26,14 @@ export interface Combination {
 
 const storage = (tensor: Tensor) => tensor.dtype as Storage;
 
-/** A kernel at the place of `node` for it and nodes before it whose results nothing else needs by then; null where there is none. */
-export function combine(node: Node, uses: Uses): Combination | null {
+/**
+ * A kernel at the place of `node` for it and nodes before it whose results nothing else needs by then; null where there is
+ * none. `isFree`: whether a node of elementwise work is in no other kernel.
+ */
+export function combine(node: Node, uses: Uses, isFree: (node: Node) => boolean): Combination | null {
   if (is(node, 'cast')) return roundedNorm(node, uses);
   if (is(node, 'quantizeRows')) return quantizedNorm(node, uses);
-  if (is(node, 'cacheWrite')) return cachedHeads(node, uses);
+  if (is(node, 'cacheWrite')) return cachedHeads(node, uses, isFree);
   if (!is(node, 'rope')) return null;
   const rotation = normedRotation(node, uses, node.id);
   if (rotation === null) return null;
@@ -144,7 +147,11 @@ function normedRotation(node: Node<'rope'>, uses: Uses, later: number) {
 }
 
 /** Keys normalised and rotated into the cache, together with the queries of the attention that reads it. */
-function cachedHeads(node: Node<'cacheWrite'>, uses: Uses): Combination | null {
+function cachedHeads(
+  node: Node<'cacheWrite'>,
+  uses: Uses,
+  isFree: (node: Node) => boolean,
+): Combination | null {
   const [, values, newKeys, newValues, slots, positions] = node.inputs;
   const readers = uses.of(node.outputs[0]).filter(({ node: reader }) => is(reader, 'attention'));
   if (readers.length !== 1) return null;
@@ -168,6 +175,15 @@ function cachedHeads(node: Node<'cacheWrite'>, uses: Uses): Combination | null {
     query.options.yType === key.options.yType &&
     query.options.yType === newValues.dtype;
   if (!same) return null;
+  // Values that are rounded for the cache alone are rounded on their way into it.
+  const rounding = onlyFor(node, newValues, uses);
+  const rounded =
+    rounding !== null &&
+    is(rounding, 'cast') &&
+    newValues.dtype === values.dtype &&
+    isFree(rounding) &&
+    uses.movable(rounding, node.id);
+  const v = rounded ? rounding.inputs[0] : newValues;
   const [slotCount, kvHeads, maxLength] = values.shape;
   return {
     kernel: queryKeyValue({
@@ -176,10 +192,14 @@ function cachedHeads(node: Node<'cacheWrite'>, uses: Uses): Combination | null {
       keyEps: key.options.eps,
       slots: slotCount,
       maxLength,
+      vType: storage(v),
       cacheType: storage(values),
     }),
-    operands: [query.x, query.weight, key.x, key.weight, ...query.tables, ...[newValues, slots].map(plain)],
+    operands: [query.x, query.weight, key.x, key.weight, ...query.tables, ...[v, slots].map(plain)],
     outputs: [query.rope.outputs[0], ...node.outputs],
-    absorbed: [query, key].flatMap(({ rope, absorbed }) => [rope, ...absorbed]),
+    absorbed: [
+      ...[query, key].flatMap(({ rope, absorbed }) => [rope, ...absorbed]),
+      ...(rounded ? [rounding] : []),
+    ],
   };
 }

@@ -60,7 +60,28 @@ export function fuse(
   const steps: Step[] = [];
   const taken = new Set<Group>();
 
+  /** Whether a node is in no other kernel. */
+  const isFree = (node: Node) => {
+    const group = groups.of(node);
+    return !absorbed.has(node) && (group === undefined || (group.members.length === 1 && !taken.has(group)));
+  };
+  const combineAll = (wanted: (node: Node) => boolean) => {
+    for (const node of [...uses.live].reverse()) {
+      if (!wanted(node) || !isFree(node)) continue;
+      const combination = combine(node, uses, isFree);
+      if (combination === null) continue;
+      for (const part of [node, ...combination.absorbed]) {
+        absorbed.add(part);
+        const own = groups.of(part);
+        if (own !== undefined) taken.add(own);
+      }
+      steps.push(combinedStep(node, combination));
+    }
+  };
+
   if (enabled) {
+    // First, as these can take over what would become the end of a product.
+    combineAll((node) => is(node, 'cacheWrite'));
     for (const node of uses.live) {
       if (!is(node, 'reduce') && !is(node, 'quantizeRows')) continue;
       const x = plain(node.inputs[0]);
@@ -123,16 +144,7 @@ export function fuse(
       for (const part of [first, ...others]) absorbed.add(part);
       steps.push(combinedStep(first, { kernel, operands, outputs }));
     }
-    for (const node of [...uses.live].reverse()) {
-      if (absorbed.has(node)) continue;
-      const group = groups.of(node);
-      if (group !== undefined && (group.members.length > 1 || taken.has(group))) continue;
-      const combination = combine(node, uses);
-      if (combination === null) continue;
-      if (group !== undefined) taken.add(group);
-      for (const part of [node, ...combination.absorbed]) absorbed.add(part);
-      steps.push(combinedStep(node, combination));
-    }
+    combineAll((node) => !is(node, 'cacheWrite'));
   }
 
   for (const group of groups.all()) {

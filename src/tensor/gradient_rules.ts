@@ -2,6 +2,7 @@
  * How the gradient passes through each primitive. Cotangents are f32 whatever the tensor's type; a rule gets those of
  * the results (null: zero) and returns those of the inputs (null: none).
  */
+import type { DType } from '../numerics/dtype.ts';
 import type { BinaryFn, MapFn, TernaryFn, UnaryFn } from '../tile/ir.ts';
 import type { Graph } from './graph.ts';
 import type { Node, Primitive } from './primitives.ts';
@@ -123,10 +124,13 @@ export const GRADIENTS: { readonly [P in Primitive]: GradientRule<P> } = {
     const [y] = node.outputs;
     return y.dtype === 'f32' ? MAPS[node.attributes.fn](g, dy, node.inputs, y) : node.inputs.map(() => null);
   }),
-  cast: single((_, node, dy) => {
-    const differentiable = (tensor: Tensor) =>
-      tensor.dtype === 'f32' || tensor.dtype === 'bf16' || tensor.dtype === 'f16';
-    return [differentiable(node.inputs[0]) && differentiable(node.outputs[0]) ? dy : null];
+  cast: single((g, node, dy) => {
+    const [from, to] = [node.inputs[0].dtype, node.outputs[0].dtype];
+    const differentiable = (dtype: DType) => dtype === 'f32' || dtype === 'bf16' || dtype === 'f16';
+    if (!differentiable(from) || !differentiable(to)) return [null];
+    // The gradient of a rounded value has its precision, as what is multiplied with it will. It is rounded here, where it
+    // is computed, so that it goes through memory that way.
+    return [from === 'bf16' ? g.cast(g.cast(dy, from), 'f32') : dy];
   }),
   broadcast: single((g, node, dy) => {
     const [x] = node.inputs;

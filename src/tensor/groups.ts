@@ -1,11 +1,12 @@
 /** Groups of elementwise nodes of one shape that become one kernel. */
 
+import { byteLength } from '../numerics/dtype.ts';
 import { sameShape } from '../tile/types.ts';
 import type { Node } from './primitives.ts';
 import { is } from './primitives.ts';
 import type { Tensor } from './tensor.ts';
 import type { Uses } from './uses.ts';
-import { isPointwise, plain } from './uses.ts';
+import { isPointwise, isProduct, plain } from './uses.ts';
 
 export interface Group {
   /** In the order of the graph. */
@@ -23,6 +24,8 @@ const MAX_REPEATED = 4;
 /** Nodes between two that are computed together only because they read the same value. */
 const NEAR = 8;
 
+const bytes = ({ dtype }: Tensor) => byteLength(dtype, 1);
+
 /** Position at which a group runs. */
 export function lastOf(group: Group): number {
   return group.members[group.members.length - 1].id;
@@ -31,6 +34,8 @@ export function lastOf(group: Group): number {
 export class Groups {
   readonly #uses: Uses;
   readonly #of = new Map<Node, Group>();
+  /** Values that other groups widen for themselves. */
+  readonly #narrow = new Set<Tensor>();
 
   /** With `enabled` false every node is a group of its own. */
   constructor(uses: Uses, enabled: boolean) {
@@ -41,7 +46,10 @@ export class Groups {
       if (enabled) group = this.#joined(node, group);
       for (const member of group.members) this.#of.set(member, group);
     }
-    if (enabled) for (const group of this.all()) this.#repeat(group);
+    if (!enabled) return;
+    for (const group of this.all()) this.#widen(group);
+    for (const group of this.all()) this.#split(group);
+    for (const group of this.all()) this.#repeat(group);
   }
   of(node: Node): Group | undefined {
     return this.#of.get(node);
@@ -56,6 +64,7 @@ export class Groups {
       .filter(
         (tensor) =>
           this.#uses.isOutput(tensor) ||
+          this.#narrow.has(tensor) ||
           this.#uses.of(tensor).some((use) => !this.#computes(group, use, tensor)),
       );
   }
@@ -83,6 +92,46 @@ export class Groups {
     return group;
   }
 
+  /** What an earlier group widened is read as it was, in fewer bytes, and widened once more. */
+  #widen(group: Group): void {
+    for (const tensor of new Set(group.members.flatMap((member) => member.inputs.map(plain)))) {
+      const { node } = tensor;
+      const source = this.#of.get(node);
+      if (source === undefined || source === group || !is(node, 'cast')) continue;
+      const [narrow] = node.inputs.map(plain);
+      if (bytes(narrow) >= bytes(tensor) || !sameShape(tensor.shape, group.shape)) continue;
+      if (!this.#uses.movable(node, lastOf(group))) continue;
+      group.repeated.add(node);
+      this.#narrow.add(narrow);
+    }
+  }
+
+  /**
+   * Products whose rounded values are needed in memory end in rounding them, instead of leaving that, and twice the bytes,
+   * to a group of others; but for the last product of a group, which may end in all of it.
+   */
+  #split(group: Group): void {
+    const rounded = group.members.flatMap((member) => {
+      if (!is(member, 'cast')) return [];
+      const [product] = member.inputs.map(plain);
+      const narrower = bytes(member.outputs[0]) < bytes(product);
+      const only = !this.#uses.isOutput(product) && this.#uses.of(product).length === 1;
+      return narrower && only && isProduct(product.node) ? [{ member, product: product.node }] : [];
+    });
+    const last = Math.max(...rounded.map(({ product }) => product.id));
+    const needed = new Set(this.results(group).map(({ node }) => node));
+    const apart = new Set(
+      rounded
+        .filter(({ member, product }) => product.id < last || needed.has(member))
+        .map(({ member }): Node => member),
+    );
+    const members = group.members.filter((member) => !apart.has(member));
+    if (apart.size === 0 || members.length === 0) return;
+    for (const member of apart) this.#of.set(member, this.#alone(member));
+    const rest: Group = { ...group, members };
+    for (const member of members) this.#of.set(member, rest);
+  }
+
   /**
    * A value of an earlier group that follows from what this one reads anyway is computed again: for the backward of
    * an activation, the function of its argument instead of its stored result.
@@ -90,7 +139,7 @@ export class Groups {
   #repeat(group: Group): void {
     const inside = new Set(group.members);
     const read = new Set(
-      group.members
+      [...group.members, ...group.repeated]
         .flatMap((member) => member.inputs.map(plain))
         .filter((tensor) => !inside.has(tensor.node)),
     );
