@@ -57,6 +57,7 @@ const sizes: { readonly [T in MemoryType]: number } = {
   f8e5m2: 1,
   i8: 1,
   u8: 1,
+  u16: 2,
 };
 
 function readLane(memory: DataView, at: number, type: MemoryType): number {
@@ -77,6 +78,8 @@ function readLane(memory: DataView, at: number, type: MemoryType): number {
       return memory.getInt8(at);
     case 'u8':
       return memory.getUint8(at);
+    case 'u16':
+      return memory.getUint16(at, true);
   }
 }
 
@@ -102,6 +105,9 @@ function writeLane(memory: DataView, at: number, type: MemoryType, bits: number)
     case 'i8':
     case 'u8':
       memory.setUint8(at, bits);
+      break;
+    case 'u16':
+      memory.setUint16(at, bits, true);
       break;
   }
 }

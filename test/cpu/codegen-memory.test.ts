@@ -17,6 +17,7 @@ for (const isa of runnable) {
       'f16',
       'i8',
       'u8',
+      'u16',
     ];
     const sizeOf = (type: MemoryType) => (type.endsWith('8') ? 1 : type.endsWith('16') ? 2 : 4);
     const viewOf = (type: MemoryType): View =>

@@ -46,6 +46,7 @@ const FORMATS: { readonly [T in MemoryType]: Format } = {
   f8e5m2: ofFloat(1, f8e5m2BitsToF32, f32ToF8e5m2Bits),
   i8: { bytes: 1, widen: (element) => (element << 24) >> 24, narrow: (lane) => lane & 0xff, float: false },
   u8: { bytes: 1, widen: same, narrow: (lane) => lane & 0xff, float: false },
+  u16: { bytes: 2, widen: same, narrow: (lane) => lane & 0xffff, float: false },
 };
 const TYPES = Object.entries(FORMATS) as [MemoryType, Format][];
 

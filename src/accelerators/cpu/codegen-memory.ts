@@ -132,6 +132,28 @@ function integerBytes(extend: 'vpmovsxbd' | 'vpmovzxbd', shiftBack: 'vpsrad' | '
   };
 }
 
+const words: TypeRule = {
+  temps: { avx512: 0, avx2: 2 },
+  load: (e, d, _index, memory) => e.op('vpmovzxwd', d, memory),
+  repeat(e, index, memory) {
+    e.op('vpbroadcastw', e.v(index), memory);
+    e.op('vpsrld', e.v(index), e.v(index), 16);
+  },
+  store(e, memory, mask, a) {
+    if (e.isa === 'avx512') e.op('vpmovdw', mask ? mask(memory) : memory, e.v(a));
+    else e.op('vmovdqu', memory, e.x(packLowWords(e, a)));
+  },
+  storeFirst: (e, memory, a) => e.op('vpextrw', memory, e.x(a), 0),
+  narrow: { ...narrow16, pack: packLowWords },
+};
+
+/** AVX2: the low words of lanes side by side in temporary 0. */
+function packLowWords(e: Emitter, a: number): number {
+  const [t] = e.vectorTemps;
+  e.op('vpand', e.v(t), e.v(a), e.splat(0xffff));
+  return packWords(e, t);
+}
+
 const types: { readonly [T in SupportedType]: TypeRule } = {
   f32: word,
   i32: word,
@@ -140,6 +162,7 @@ const types: { readonly [T in SupportedType]: TypeRule } = {
   f16,
   i8: integerBytes('vpmovsxbd', 'vpsrad'),
   u8: integerBytes('vpmovzxbd', 'vpsrld'),
+  u16: words,
 };
 
 /** The type of memory that a node needs and that there is no code for; undefined where all is well. */

@@ -28,7 +28,7 @@ export interface Address {
 }
 
 /** How lanes lie in memory; loads widen to 32-bit lanes (bf16, f16 and fp8 to f32, integers and bool by extension). */
-export type MemoryType = 'f32' | 'i32' | 'u32' | 'bf16' | 'f16' | 'f8e4m3' | 'f8e5m2' | 'i8' | 'u8';
+export type MemoryType = 'f32' | 'i32' | 'u32' | 'bf16' | 'f16' | 'f8e4m3' | 'f8e5m2' | 'i8' | 'u8' | 'u16';
 
 export type IntBinary =
   | 'add'

@@ -16,6 +16,9 @@ export function halfOf({ code }: Context, pairs: VecReg, which: number): VecReg 
   return which === 0 ? code.shift('ishl', pairs, 16) : code.bin('and', pairs, code.bits(0xffff0000));
 }
 
+/** Vectors of a row that are paired in one stretch of code. */
+const AT_ONCE = 4;
+
 /** Pairs of neighbouring rows. from: [depth, columns] with contiguous rows; to: rows of pairs, `toStride` bytes apart. */
 export function pairedRows(
   context: Context,
@@ -27,18 +30,25 @@ export function pairedRows(
   const { code } = context;
   const { lanes } = code;
   const bytes = elementBytes(from.type);
+  /** Several vectors at once, so that little time goes to where they lie. */
+  const span = AT_ONCE * lanes;
   code.pieces(depth, 2, (pair, rows) => {
     const first = code.pointer(from.base, code.int('mul', pair, 2 * from.strides[0]));
-    const second = code.pointer(first, from.strides[0]);
     const target = code.pointer(to, code.int('mul', pair, toStride));
-    code.strips(columns, lanes, (column, count) => {
-      const at = (base: IntReg, width: number) => ({
-        base: code.pointer(base, code.int('mul', column, width)),
-        displacement: 0,
-      });
-      const load = (base: IntReg) => code.loadPart(at(base, bytes), count, from.type);
-      const high = rows === 2 ? load(second) : null;
-      code.store(pairOf(context, load(first), high), at(target, 4));
+    code.strips(columns, span, (start, width) => {
+      const source = code.pointer(first, code.int('mul', start, bytes));
+      const write = code.pointer(target, code.int('mul', start, 4));
+      for (let column = 0; column < width; column += lanes) {
+        const load = (row: number, type: MemoryType) =>
+          code.loadPart(
+            { base: source, displacement: row * from.strides[0] + bytes * column },
+            width - column,
+            type,
+          );
+        const low = from.type === 'bf16' ? load(0, 'u16') : code.shift('ushr', load(0, from.type), 16);
+        const pairs = rows === 2 ? code.bin('or', low, load(1, from.type)) : low;
+        code.store(pairs, { base: write, displacement: 4 * column });
+      }
     });
   });
 }

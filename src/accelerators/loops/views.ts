@@ -13,6 +13,7 @@ const ELEMENT_BYTES: { readonly [T in MemoryType]: number } = {
   f8e5m2: 1,
   i8: 1,
   u8: 1,
+  u16: 2,
 };
 export const elementBytes = (type: MemoryType): number => ELEMENT_BYTES[type];
 

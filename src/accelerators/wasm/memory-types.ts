@@ -190,6 +190,7 @@ const REPRESENTATIONS: { readonly [T in MemoryType]: Representation } = {
   f8e5m2: smallFloat(1, E5M2),
   i8: { bytes: 1, signed: true, decode: keep, encode: keep },
   u8: { bytes: 1, decode: keep, encode: keep },
+  u16: { bytes: 2, decode: keep, encode: keep },
 };
 
 /** Instructions by the size of an element. */
