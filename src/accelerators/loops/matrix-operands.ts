@@ -227,8 +227,7 @@ export function matrixB(context: Context, op: DotOp, n: number, size: Depth): Re
       const target = context.pointer(tile);
       const to = { base: target, row: 4 * tile.strides[0], bytes: 4 };
       eachVector(context, source, [depth, n], to, (from, to) => {
-        const words = code.load({ base: from, displacement: 0 });
-        code.store(unpack(context, unpacking, words), { base: to, displacement: 0 });
+        code.store(unpack(context, unpacking, code.load(from)), to);
       });
       return rowsOf(target, 4 * tile.strides[0], tile);
     }

@@ -2,6 +2,7 @@
 import type { IntOperand, IntReg, MemoryType, VecReg } from './ir.ts';
 import type { Source } from './panels.ts';
 import { eachPanelRow } from './panels.ts';
+import { AT_ONCE } from './rows.ts';
 import type { Context } from './values.ts';
 import { elementBytes } from './views.ts';
 
@@ -16,9 +17,6 @@ export function halfOf({ code }: Context, pairs: VecReg, which: number): VecReg 
   return which === 0 ? code.shift('ishl', pairs, 16) : code.bin('and', pairs, code.bits(0xffff0000));
 }
 
-/** Vectors of a row that are paired in one stretch of code. */
-const AT_ONCE = 4;
-
 /** Pairs of neighbouring rows. from: [depth, columns] with contiguous rows; to: rows of pairs, `toStride` bytes apart. */
 export function pairedRows(
   context: Context,
@@ -30,7 +28,6 @@ export function pairedRows(
   const { code } = context;
   const { lanes } = code;
   const bytes = elementBytes(from.type);
-  /** Several vectors at once, so that little time goes to where they lie. */
   const span = AT_ONCE * lanes;
   code.pieces(depth, 2, (pair, rows) => {
     const first = code.pointer(from.base, code.int('mul', pair, 2 * from.strides[0]));

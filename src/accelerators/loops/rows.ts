@@ -1,7 +1,7 @@
 /** Rows of elements in scratch: copied, narrowed, cleared, transposed. */
 import { fetchRows } from './ahead.ts';
 import type { Code } from './code.ts';
-import type { IntReg, VecReg } from './ir.ts';
+import type { Address, IntReg, VecReg } from './ir.ts';
 import type { Source } from './panels.ts';
 import type { Context, Stored } from './values.ts';
 import { elementBytes } from './views.ts';
@@ -33,25 +33,31 @@ export function clearRows(
   );
 }
 
+/** Vectors of a row that are visited in one stretch of code, so that little time goes to where they lie. */
+export const AT_ONCE = 4;
+
 /** Calls `visit` for each vector of [rows, columns]: where it begins in `from` and in `to`, and its elements. */
 export function eachVector(
   context: Context,
   { base, type, strides }: Source,
   [rows, columns]: readonly [number, number],
   to: { readonly base: IntReg; readonly row: number; readonly bytes: number },
-  visit: (from: IntReg, to: IntReg, count: number) => void,
+  visit: (from: Address, to: Address, count: number) => void,
 ): void {
   const { code } = context;
   code.pieces(rows, 1, (row) => {
     const source = code.pointer(base, code.int('mul', row, strides[0]));
     const target = code.pointer(to.base, code.int('mul', row, to.row));
-    code.strips(columns, code.lanes, (column, count) =>
-      visit(
-        code.pointer(source, code.int('mul', column, elementBytes(type))),
-        code.pointer(target, code.int('mul', column, to.bytes)),
-        count,
-      ),
-    );
+    code.strips(columns, AT_ONCE * code.lanes, (start, width) => {
+      const read = code.pointer(source, code.int('mul', start, elementBytes(type)));
+      const write = code.pointer(target, code.int('mul', start, to.bytes));
+      for (let column = 0; column < width; column += code.lanes)
+        visit(
+          { base: read, displacement: elementBytes(type) * column },
+          { base: write, displacement: to.bytes * column },
+          Math.min(code.lanes, width - column),
+        );
+    });
   });
 }
 
@@ -65,7 +71,7 @@ export function copyRows(
 ): void {
   const { code } = context;
   eachVector(context, from, size, { base, row, bytes: 4 }, (source, target, count) =>
-    code.store(code.loadPart({ base: source, displacement: 0 }, count), { base: target, displacement: 0 }),
+    code.store(code.loadPart(source, count), target),
   );
 }
 
@@ -79,10 +85,9 @@ export function narrowRows(
 ): void {
   const { code } = context;
   eachVector(context, from, size, { base, row, bytes: 2 }, (source, target, count) => {
-    const lanes = code.loadPart({ base: source, displacement: 0 }, count);
-    const to = { base: target, displacement: 0 };
-    if (count === code.lanes) code.store(lanes, to, 'bf16');
-    else code.storePart(lanes, to, count, 'bf16');
+    const lanes = code.loadPart(source, count);
+    if (count === code.lanes) code.store(lanes, target, 'bf16');
+    else code.storePart(lanes, target, count, 'bf16');
   });
 }
 
