@@ -36,11 +36,19 @@ def seconds_each(work):
     return statistics.median(timed(repeat) for _ in range(RUNS)) / repeat
 
 
+TYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+
+
 def matmul(item):
     m, k, n = item["m"], item["k"], item["n"]
-    a = (torch.rand(k, m) - 0.5).t() if item["transA"] else torch.rand(m, k) - 0.5
-    b = torch.rand(k, n) - 0.5
-    c = torch.empty(m, n)
+    dtype = TYPES[item["dtype"]]
+
+    def random(rows, columns):
+        return (torch.rand(rows, columns) - 0.5).to(dtype)
+
+    a = random(k, m).t() if item["transA"] else random(m, k)
+    b = random(k, n)
+    c = torch.empty(m, n, dtype=dtype)
     with torch.inference_mode():
         return 2 * m * k * n / seconds_each(lambda: torch.mm(a, b, out=c)) / 1e9
 
@@ -118,8 +126,12 @@ def training(item):
     ids = torch.randint(item["vocabulary"], (item["sequences"], item["length"]))
     targets = ids.reshape(-1).roll(-1)
 
+    narrow = item["dtype"] == "bf16"
+
     def step():
-        loss = F.cross_entropy(forward(ids).reshape(-1, item["vocabulary"]), targets)
+        # With bf16, weights and their updates stay in f32.
+        with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+            loss = F.cross_entropy(forward(ids).reshape(-1, item["vocabulary"]), targets)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, item["max_grad_norm"])

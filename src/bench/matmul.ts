@@ -44,7 +44,7 @@ const BYTES = 4;
 /** c[m, n] = a[m, k] · b[k, n] with random values. `transA`: a is held as [k, m]. */
 export function matmulItem(product: Product, device: string): Item {
   const { m, k, n, transA = false, type = 'f32' } = product;
-  const peer = { kind: 'matmul', m, k, n, transA };
+  const peer = { kind: 'matmul', m, k, n, transA, dtype: type };
   return {
     name: 'matmul',
     shape: `${m}x${k}x${n}${transA ? ' transA' : ''}`,
@@ -57,7 +57,9 @@ export function matmulItem(product: Product, device: string): Item {
     },
     // WebAssembly is compared with WebAssembly.
     peers:
-      device === 'wasm' ? { 'jax-js': peer } : type === 'f32' ? { pytorch: peer, onnxruntime: peer } : {},
+      device === 'wasm'
+        ? { 'jax-js': peer }
+        : { pytorch: peer, ...(type === 'f32' ? { onnxruntime: peer } : {}) },
     async measure(open) {
       const device = await open();
       try {

@@ -81,6 +81,7 @@ export function trainingPeer(kind: string, config: Qwen3Config, { sequences, len
     head_dim: config.head_dim,
     rope_theta: ropeTheta(config),
     ...OPTIMIZER,
+    dtype: 'f32',
   };
 }
 
@@ -106,11 +107,10 @@ export function trainStepItem(
       const peak = arithmeticPeak(limits, device, dtype);
       return peak === null ? null : peak / operations;
     },
-    // Peers keep what they computed, and compute in f32.
-    peers:
-      options.gradientCheckpointing || dtype !== 'f32'
-        ? {}
-        : { pytorch: peer, 'torch.compile': { ...peer, compile: true } },
+    // Peers keep what they computed.
+    peers: options.gradientCheckpointing
+      ? {}
+      : { pytorch: { ...peer, dtype }, 'torch.compile': { ...peer, dtype, compile: true } },
     async measure(open) {
       const opened = await open();
       try {
