@@ -52,8 +52,8 @@ export type IntBinary =
 
 /**
  * Lanewise functions of two vectors. f*: IEEE f32, rounded to nearest even. fmin/fmax give NaN if either argument
- * is NaN; fminfast/fmaxfast give the second where one is NaN or both are zero. Comparisons give all-ones or all-zeros lanes; ordered,
- * false on NaN, except fne (true on NaN). Shift counts of 32 or more give 0 (ishr: the sign).
+ * is NaN; fminfast/fmaxfast give the second where one is NaN or both are zero. Comparisons give all-ones or all-zeros
+ * lanes; ordered, false on NaN, except fne (true on NaN). Shift counts of 32 or more give 0 (ishr: the sign).
  */
 export type VecBinary =
   | 'fadd'
@@ -105,7 +105,7 @@ export type VecUnary =
   | 'roundbf16'
   | 'roundf16';
 
-/** Exponents up to which \`vscale\` gives 0: a factor of 2^-254 leaves nothing of a number near 1. */
+/** Exponents up to which `vscale` gives 0: a factor of 2^-254 leaves nothing of a number near 1. */
 export const VANISHING = -254;
 
 export type HorizontalFn = 'fadd' | 'fmin' | 'fmax' | 'iadd' | 'imin' | 'imax' | 'umin' | 'umax';
