@@ -127,7 +127,7 @@ describe('schedules', () => {
     assert.deepEqual(knownSchedules('nothing of this name'), { own: {}, shipped: {} });
     assert.ok(Object.keys(SHIPPED).length > 0);
     for (const [key, measured] of Object.entries(SHIPPED)) {
-      assert.match(key, /^\w+ \d+\/\d+ avx(?:2|512)(?:\+bf16)? \d+K \d+K \d+K \d+ threads?$/u);
+      assert.match(key, /^\w+ \d+\/\d+ avx(?:2|512)(?:\+bf16)?(?:\+amx)? \d+K \d+K \d+K \d+ threads?$/u);
       const text = JSON.stringify({ version: '', processors: { [key]: measured } });
       assert.deepEqual(parseTable(text).processors[key], measured);
       assert.deepEqual(knownSchedules(key).shipped, measured);
