@@ -92,6 +92,7 @@ test('dot in every orientation and odd sizes', () => {
     [16, 16, 1],
     [13, 70, 8],
     [1, 1, 20],
+    [70, 100, 9],
   ])
     for (const dtype of ['f32', 'bf16', 'i8'] as const)
       for (const transA of [false, true])

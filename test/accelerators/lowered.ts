@@ -27,6 +27,7 @@ const lanes16: LoopTarget = {
   cacheWays: 12,
   streamPage: 4096,
   dotTile: { rows: 6, vectors: 4, round: 48 },
+  wideTile: { rows: 4, vectors: 6 },
 };
 
 export const TARGETS: readonly LoopTarget[] = [
@@ -44,6 +45,7 @@ export const TARGETS: readonly LoopTarget[] = [
     cacheWays: 8,
     streamPage: 1024,
     dotTile: { rows: 6, vectors: 2, round: 24 },
+    wideTile: null,
   },
   {
     name: '4 lanes',
@@ -57,6 +59,7 @@ export const TARGETS: readonly LoopTarget[] = [
     cacheWays: 8,
     streamPage: 0,
     dotTile: { rows: 3, vectors: 2, round: 6 },
+    wideTile: null,
   },
 ];
 

@@ -51,6 +51,7 @@ const target = {
   matrixRegisters: false,
   cacheWays: 8,
   dotTile: { rows: 14, vectors: 2, round: 48 },
+  wideTile: null,
 } as unknown as LoopTarget;
 const KEY = 'GenuineTest 6/85 avx512+bf16 16K 512K 8192K 2 threads';
 const product = { m: 512, n: 512, k: 512 };

@@ -62,6 +62,8 @@ interface Corner {
 
 /** Columns up to which each row of a is used so little that its way from memory counts. */
 const FEW_COLUMNS = 256;
+/** Rows from which a product has the wide tile: with few, b is read from memory as often as there are tiles. */
+const MANY_ROWS = 64;
 /** Vectors of a row of a register tile. */
 const WIDEST = 8;
 /** Sums of a register tile of integers up to which additions take longer to finish than to begin. */
@@ -172,10 +174,12 @@ function registerTile(context: Context, p: Product, corner: Corner, rows: number
 
 /** The register tile for [m, n]: few rows leave registers for more vectors of each row of b. */
 function tileFor(
-  { dotTile, vectorRegisters, lanes }: LoopTarget,
+  { dotTile, wideTile, vectorRegisters, lanes }: LoopTarget,
   [m, n]: readonly number[],
   unpacked: boolean,
 ): LoopTarget['dotTile'] {
+  if (wideTile !== null && !unpacked && m >= MANY_ROWS && n >= wideTile.vectors * lanes)
+    return { ...dotTile, ...wideTile };
   // What is unpacked needs registers beside those of the words.
   const rows = unpacked ? Math.max(1, dotTile.rows - 2) : dotTile.rows;
   const columns = Math.ceil(n / lanes);
@@ -240,7 +244,8 @@ export function keepOperands(context: Context, body: readonly Instruction[]): ()
       if (context.inScratch(op.b)) keep(kept.matrix.b, op, matrixB(context, op, n, along));
     } else {
       const size = tileFor(code.target, shape, false);
-      if (context.inScratch(op.a)) keep(kept.vector.a, op, operandA(context, op, m, depth, arithmetic));
+      if (context.inScratch(op.a))
+        keep(kept.vector.a, op, operandA(context, op, [m, Math.min(m, size.rows)], depth, arithmetic));
       if (context.inScratch(op.b))
         keep(kept.vector.b, op, operandB(context, op, size, shape, depth, arithmetic));
     }
@@ -295,7 +300,9 @@ export function lowerDot(
   });
   const size = tileFor(code.target, shape, unpacked);
   const ready = ops.map((each) => ({
-    a: context.kept.vector.a.get(each) ?? operandA(context, each, m, depth, arithmetic),
+    a:
+      context.kept.vector.a.get(each) ??
+      operandA(context, each, [m, Math.min(m, size.rows)], depth, arithmetic),
     b: context.kept.vector.b.get(each) ?? operandB(context, each, size, shape, depth, arithmetic),
   }));
   const owned = ready.flatMap(({ a, b }) => [a.owned, b.owned]);

@@ -304,4 +304,6 @@ export interface LoopTarget {
   readonly streamPage: number;
   /** Register tile of `dot`: rows, vectors a row, and multiply-adds of vectors in one round of its loop along k. */
   readonly dotTile: { readonly rows: number; readonly vectors: number; readonly round: number };
+  /** Another one for products of many rows and columns, which needs fewer loads a multiply-add; null where there is none. */
+  readonly wideTile: { readonly rows: number; readonly vectors: number } | null;
 }

@@ -39,21 +39,22 @@ export interface Ready {
   readonly owned: Stored | null;
 }
 
+/** `rows`: of a register tile, which are read beside each other. */
 export function operandA(
   context: Context,
   op: DotOp,
-  m: number,
+  [m, rows]: readonly [number, number],
   depth: number,
   arithmetic: Arithmetic,
 ): Ready {
-  if (arithmetic === 'pairs') return pairsOfA(context, op, m, depth);
+  if (arithmetic === 'pairs') return pairsOfA(context, op, [m, rows], depth);
   const value = context.viewed(op.a);
   const [alongM, alongK] = op.transA ? [1, 0] : [0, 1];
   if (value !== null) {
     const bytes = viewedStrides(value);
     const { type } = value.block;
     const inPlace = value.block.inside === 1 && (type === 'f32' || type === 'i32');
-    if (inPlace && (op.transA || !rowsConflict(m, bytes[alongM], false, context.code.target.cacheWays)))
+    if (inPlace && (op.transA || !rowsConflict(rows, bytes[alongM], false, context.code.target.cacheWays)))
       return {
         operand: {
           base: value.block.base,
@@ -72,7 +73,7 @@ export function operandA(
   return { operand: scratchOperand(context, tile, alongM, alongK), owned: copied ? tile : null };
 }
 
-function pairsOfA(context: Context, op: DotOp, m: number, depth: number): Ready {
+function pairsOfA(context: Context, op: DotOp, [m, rows]: readonly [number, number], depth: number): Ready {
   const pairs = Math.ceil(depth / 2);
   const value = context.viewed(op.a);
   const inside = value !== null && value.block.inside === 1;
@@ -80,7 +81,7 @@ function pairsOfA(context: Context, op: DotOp, m: number, depth: number): Ready 
   const [alongM, alongK] = op.transA ? [1, 0] : [0, 1];
   if (inside && !op.transA && strides[1] === 2 && depth % 2 === 0) {
     const source: Source = { base: value.block.base, type: 'i32', strides: [strides[0], 4] };
-    if (!rowsConflict(m, strides[0], true, context.code.target.cacheWays))
+    if (!rowsConflict(rows, strides[0], true, context.code.target.cacheWays))
       return { operand: { base: source.base, type: 'i32', step: strides[0], k: 4 }, owned: null };
     return copyOfRows(context, source, [m, pairs]);
   }

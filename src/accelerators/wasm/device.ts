@@ -56,6 +56,7 @@ export function wasmTarget(fma: boolean): LoopTarget {
     cacheWays: LEAST_WAYS,
     streamPage: 0,
     dotTile: { rows: 4, vectors: 2, round: 8 },
+    wideTile: null,
   };
 }
 
