@@ -106,11 +106,16 @@ function packHalves(e: Emitter, a: number): number {
   return t;
 }
 
+/** AVX2: of each lane the bits that `mask` has among the low 16, side by side in temporary 0. */
+function packMasked(e: Emitter, a: number, mask: number): number {
+  const [t] = e.vectorTemps;
+  e.op('vpand', e.v(t), e.v(a), e.splat(mask));
+  return packWords(e, t);
+}
+
 /** AVX2: the low bytes of lanes side by side in temporary 0. */
 function packBytes(e: Emitter, a: number): number {
-  const [t] = e.vectorTemps;
-  e.op('vpand', e.v(t), e.v(a), e.splat(0xff));
-  packWords(e, t);
+  const t = packMasked(e, a, 0xff);
   e.op('vpackuswb', e.x(t), e.x(t), e.x(t));
   return t;
 }
@@ -149,9 +154,7 @@ const words: TypeRule = {
 
 /** AVX2: the low words of lanes side by side in temporary 0. */
 function packLowWords(e: Emitter, a: number): number {
-  const [t] = e.vectorTemps;
-  e.op('vpand', e.v(t), e.v(a), e.splat(0xffff));
-  return packWords(e, t);
+  return packMasked(e, a, 0xffff);
 }
 
 const types: { readonly [T in SupportedType]: TypeRule } = {

@@ -11,7 +11,7 @@ const k1 = k(1);
 const k2 = k(2);
 /** Predicates of vcmpps. */
 const ordered = 0x07;
-const unordered = 0x03;
+export const unordered = 0x03;
 const greaterEqual = 0x1d;
 const greater = 0x1e;
 

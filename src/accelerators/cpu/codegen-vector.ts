@@ -4,14 +4,13 @@ import type { HorizontalFn, VecBinary } from '../loops/ir.ts';
 import { VANISHING } from '../loops/ir.ts';
 import type { Emitter, Isa, Rule, Rules } from './codegen-emitter.ts';
 import type { NodeOf, VecCompare } from './codegen-nodes.ts';
-import { bitsOf, unaryRules } from './codegen-unary.ts';
+import { bitsOf, unaryRules, unordered } from './codegen-unary.ts';
 import type { Mnemonic } from './instructions.ts';
 import { masked, type Operand, zeroed } from './operands.ts';
 import { k } from './registers.ts';
 
 const k1 = k(1);
-/** Predicates of vcmpps. */
-const unordered = 0x03;
+/** A predicate of vcmpps. */
 const notLessOrEqual = 0x16;
 /** What vrangeps takes: the greater of two numbers, with its own sign. */
 const greaterOfTwo = 5;

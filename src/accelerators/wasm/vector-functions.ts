@@ -38,14 +38,7 @@ function highProduct(body: FunctionBody): void {
   code.shuffle([1, 3, 5, 7]);
 }
 
-function notAAndB(body: FunctionBody): void {
-  const { code } = body;
-  const b = body.temporary('v128', 0);
-  const a = body.temporary('v128', 1);
-  code.set(b).set(a).get(b).get(a).vector('v128.andnot');
-}
-
-/** [a, b] to [the function of b and a]: WebAssembly keeps the first of two that do not compare. */
+/** [a, b] to [the function of b and a]: WebAssembly keeps the first of two that do not compare, and negates the second. */
 function secondFirst(op: VectorOp): Emit {
   return (body) => {
     const { code } = body;
@@ -75,7 +68,7 @@ export const VECTOR_BINARY: { readonly [F in VecBinary]: Emit } = {
   and: 'v128.and',
   or: 'v128.or',
   xor: 'v128.xor',
-  andnot: notAAndB,
+  andnot: secondFirst('v128.andnot'),
   ishl: shiftLanes('i32.shl'),
   ishr: shiftLanes('i32.shr_s'),
   ushr: shiftLanes('i32.shr_u'),
