@@ -5,8 +5,10 @@ import type { Instr } from '../../src/accelerators/loops/ir.ts';
 import { lower } from '../../src/accelerators/loops/lower.ts';
 import { attention } from '../../src/kernels/attention.ts';
 import { matmul } from '../../src/kernels/matmul.ts';
-import { quantizedMatmul } from '../../src/kernels/quantized.ts';
+import { quantizedMatmul, quantizedTypes } from '../../src/kernels/quantized.ts';
 import type { Kernel } from '../../src/tile/ir.ts';
+import { viewExtent } from '../../src/tile/ir.ts';
+import { interpret } from './loop-interpreter.ts';
 import { TARGETS } from './lowered.ts';
 
 /** How many bytes beyond each pointer are asked for, in all of a kernel's code. */
@@ -76,3 +78,33 @@ test('weights are asked for a page ahead', () => {
     for (const bytes of asked(lower(kernel, target).body))
       assert.ok(bytes >= target.streamPage && bytes < 2 * target.streamPage, `${target.name}: ${bytes}`);
 });
+
+for (const type of quantizedTypes)
+  test(`${type}: while many rows are multiplied, each line of the weights is asked for, a page ahead`, () => {
+    const kernel = quantizedMatmul({ type, m: 64, k: 512, n: 128, blockRows: 64 });
+    const words = kernel.views.findIndex(({ name }) => name === 'words');
+    for (const target of TARGETS.filter(({ matrixRegisters }) => matrixRegisters)) {
+      const fn = lower(kernel, target);
+      const views: number[] = [];
+      let end = 0;
+      for (const view of kernel.views) {
+        views.push(end);
+        end += Math.ceil((4 * viewExtent(view)) / 64) * 64;
+      }
+      const asked: number[] = [];
+      interpret(fn, {
+        memory: new DataView(new ArrayBuffer(end + fn.scratchBytes)),
+        views,
+        scratch: end,
+        from: 0,
+        to: fn.programs,
+        fma: target.fma,
+        integerBits: 64,
+        asked: (address) => asked.push(Math.floor((address - views[words]) / 64)),
+      });
+      const last = (4 * viewExtent(kernel.views[words])) / 64;
+      const lines = new Set(asked);
+      for (let line = target.streamPage / 64; line < last; line++) assert.ok(lines.has(line), `line ${line}`);
+      assert.ok(asked.length < 1.5 * last, `${asked.length} times for ${last} lines`);
+    }
+  });

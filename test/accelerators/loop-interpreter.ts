@@ -43,6 +43,8 @@ export interface Machine {
   readonly fma: boolean;
   /** Width of integer registers. */
   readonly integerBits: 32 | 64;
+  /** Gets each address that is asked for ahead. */
+  readonly asked?: (address: number) => void;
 }
 
 type Lanes = Int32Array;
@@ -397,6 +399,7 @@ export function interpret(fn: LoopFunction, machine: Machine): void {
         setLanes(instr.dst, combine(lanes(instr.a), instr.fn));
         break;
       case 'prefetch':
+        machine.asked?.(at(instr.from));
         break;
       case 'mshape':
         matrices.shape(instr.shapes);

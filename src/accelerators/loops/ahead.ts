@@ -36,6 +36,33 @@ export function fetchPageAhead(code: Code, base: IntReg, bytes: number): void {
     ask(code, base, { from: streamPage, step: LINE_BYTES, count: Math.ceil(bytes / LINE_BYTES) });
 }
 
+/** Lines from `next` on that are asked for at once, each time the ones behind those of the time before. */
+export interface Following {
+  readonly next: IntReg;
+  readonly lines: number;
+}
+
+/**
+ * What lies a page behind `bytes` bytes at `base`, or null where these are more than a page: then it would be driven out
+ * before it is read. It is asked for at `places`, so evenly that what is multiplied meanwhile hides how long each takes.
+ */
+export function followingOf(
+  code: Code,
+  { base, bytes }: { readonly base: IntReg; readonly bytes: number },
+  places: number,
+): Following | null {
+  const { streamPage } = code.target;
+  if (bytes > streamPage) return null;
+  const next = code.newInt();
+  code.emit({ o: 'imove', dst: next, a: code.pointer(base, streamPage) });
+  return { next, lines: Math.ceil(bytes / LINE_BYTES / places) };
+}
+
+export function fetchFollowing(code: Code, { next, lines }: Following): void {
+  ask(code, next, { from: 0, step: LINE_BYTES, count: lines });
+  code.emit({ o: 'ibin', dst: next, fn: 'add', a: next, b: LINE_BYTES * lines });
+}
+
 /** Steps along k from what is read to what is asked for, where these lie apart. */
 const STEPS_AHEAD = 32;
 

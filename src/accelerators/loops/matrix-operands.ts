@@ -5,7 +5,7 @@
 import type { Op } from '../../tile/ir.ts';
 import { presentRows, wholeRows, wordsMissing } from './edges.ts';
 import type { IntReg } from './ir.ts';
-import type { MatrixOperand } from './matrix.ts';
+import type { MatrixOperand, Stream } from './matrix.ts';
 import { MATRIX_ELEMENTS } from './matrix.ts';
 import { loadInto } from './memory.ts';
 import { asRows, packB, scratchSource, unpack } from './operands.ts';
@@ -137,19 +137,26 @@ export function matrixB(context: Context, op: DotOp, n: number, size: Depth): Re
   const value = context.viewed(op.b);
   const whole = padded === units;
   /** Rows of elements of 32 bits, at `row` bytes. */
-  const rowsOf = (base: IntReg, row: number, owned: Stored | null): ReadyMatrix => ({
-    operand: { base, row, k: elements * row, across: 4 * WIDTH, streams: owned === null && row === 4 * n },
+  const rowsOf = (
+    base: IntReg,
+    row: number,
+    owned: Stored | null,
+    stream: Stream | null = null,
+  ): ReadyMatrix => ({
+    operand: { base, row, k: elements * row, across: 4 * WIDTH, stream },
     owned,
   });
+  const streamOf = (base: IntReg, row: number, unpacked: boolean): Stream | null =>
+    row === 4 * n ? { base, bytes: row * padded, unpacked } : null;
+  const inPlace = (base: IntReg, row: number) => rowsOf(base, row, null, streamOf(base, row, false));
   const columns = n % MATRIX_ELEMENTS === 0;
   if (value !== null && value.block.inside === 1 && columns && whole) {
     const { block, unpacking } = value;
     const strides = viewedStrides(value);
     const bytes = elementBytes(block.type);
-    if (of === 'pairs' && value.paired)
-      return rowsOf(block.base, bytes * block.view.strides[value.axes[0]], null);
+    if (of === 'pairs' && value.paired) return inPlace(block.base, bytes * block.view.strides[value.axes[0]]);
     if (of === 'quads' && !op.transB && strides[1] === 4) {
-      if (unpacking.length === 0) return rowsOf(block.base, strides[0], null);
+      if (unpacking.length === 0) return inPlace(block.base, strides[0]);
       const tile = context.newTile([depth, n]);
       const source: Source = { base: block.base, type: 'i32', strides };
       const target = context.pointer(tile);
@@ -157,7 +164,7 @@ export function matrixB(context: Context, op: DotOp, n: number, size: Depth): Re
       eachVector(context, source, [depth, n], to, (from, to) => {
         code.store(unpack(context, unpacking, code.load(from)), to);
       });
-      return rowsOf(target, 4 * tile.strides[0], tile);
+      return rowsOf(target, 4 * tile.strides[0], tile, streamOf(block.base, strides[0], true));
     }
   }
   if (of === 'quads') {

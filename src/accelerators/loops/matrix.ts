@@ -2,7 +2,8 @@
  * dot in matrix registers: blocks of the result of up to 32 rows and 32 columns, of which four registers hold the sums,
  * while two each hold a's rows and b's columns of a step along k.
  */
-import { fetchPageAhead } from './ahead.ts';
+import type { Following } from './ahead.ts';
+import { fetchFollowing, fetchPageAhead, followingOf } from './ahead.ts';
 import { evenPieces } from './code.ts';
 import type { ProductEpilogue } from './epilogue.ts';
 import { finish, streamsAt } from './epilogue.ts';
@@ -23,8 +24,15 @@ export interface MatrixOperand {
   readonly k: number;
   /** Of b: from one pair of registers' columns to the next. */
   readonly across: number;
-  /** Of b: it lies in a view's memory, one step along k behind the other. */
-  readonly streams?: boolean;
+  /** Of b: the memory of a view that holds all of it, one step along k behind the other. */
+  readonly stream?: Stream | null;
+}
+
+/** `bytes` from `base` on, each read once. `unpacked`: the operand is made of them. */
+export interface Stream {
+  readonly base: IntReg;
+  readonly bytes: number;
+  readonly unpacked: boolean;
 }
 
 export interface MatrixProduct {
@@ -148,10 +156,16 @@ export function matrixProduct(context: Context, product: MatrixProduct): void {
     const top = code.int('mul', index, band);
     stretches(context, product, (stretch) =>
       code.pieces(columns, VECTORS, (column, vectors) => {
+        const following = whatFollows(context, product, height);
         for (const { from, to, size: rows } of evenPieces(height, LARGEST)) {
           code.emit({ o: 'mshape', shapes: shapesOf(rows, elements) });
           code.each({ from, to, size: rows }, (down) =>
-            block(context, place, { row: code.int('add', top, down), down, rows, column, vectors }, stretch),
+            block(
+              context,
+              place,
+              { row: code.int('add', top, down), down, rows, column, vectors },
+              { stretch, following },
+            ),
           );
         }
       }),
@@ -169,11 +183,31 @@ interface Corner {
   readonly vectors: number;
 }
 
-function block(context: Context, place: Place, corner: Corner, stretch: Stretch): void {
+/** What lies in memory behind b, where b is short: it is asked for little by little, by each block of `height` rows. */
+function whatFollows(
+  { code }: Context,
+  { terms, steps, epilogue }: MatrixProduct,
+  height: number,
+): Following | null {
+  const [{ b: first }] = terms;
+  if (!first.stream || terms.some(({ b }) => b.stream?.base !== first.stream?.base)) return null;
+  const blocks = Math.ceil(height / LARGEST);
+  const pieces = epilogue === null ? 0 : Math.ceil(Math.ceil(height / blocks) / ROWS_AT_ONCE);
+  return followingOf(code, first.stream, blocks * (steps + pieces));
+}
+
+/** A part of the product along k, and what it asks for. */
+interface Part {
+  readonly stretch: Stretch;
+  readonly following: Following | null;
+}
+
+function block(context: Context, place: Place, corner: Corner, { stretch, following }: Part): void {
   const { code } = context;
   const { product, stride } = place;
   const { of, terms, m, out, epilogue } = product;
   const { steps } = stretch;
+  const waits = following === null && m <= ROWS_THAT_WAIT;
   const parts = partsOf(corner.rows);
   const columns = Array.from({ length: corner.vectors }, (_, vector) => vector);
   if (stretch.first) begin(context, place, corner);
@@ -189,9 +223,10 @@ function block(context: Context, place: Place, corner: Corner, stretch: Stretch)
     a: start(a, code.int('mul', corner.row, a.row)),
     b: start(b, code.int('mul', corner.column, b.across)),
   }));
-  const step = () =>
+  const step = () => {
+    if (following !== null) fetchFollowing(code, following);
     terms.forEach(({ a, b }, term) => {
-      if (b.streams && m <= ROWS_THAT_WAIT) fetchPageAhead(code, pointers[term].b, b.k);
+      if (waits && b.stream?.unpacked === false) fetchPageAhead(code, pointers[term].b, b.k);
       const load = (register: number, base: IntReg, displacement: number, row: number) =>
         code.emit({ o: 'mload', register, from: { base, displacement }, stride: stride(row) });
       for (const vector of columns) load(B[vector], pointers[term].b, 4 * MATRIX_ELEMENTS * vector, b.row);
@@ -201,6 +236,7 @@ function block(context: Context, place: Place, corner: Corner, stretch: Stretch)
           code.emit({ o: 'mdot', of, sum: SUMS[part][vector], a: A[part], b: B[vector] });
       });
     });
+  };
   if (steps === 1) step();
   else
     code.for(0, steps, 1, () => {
@@ -220,6 +256,7 @@ function block(context: Context, place: Place, corner: Corner, stretch: Stretch)
   const rows = place.scratch as SumRows;
   move(context, place, corner, 'mstore', rows);
   code.pieces(corner.rows, ROWS_AT_ONCE, (index, count) => {
+    if (following !== null) fetchFollowing(code, following);
     const row = code.int('mul', index, ROWS_AT_ONCE);
     const base = code.pointer(rows.base, code.int('mul', row, SCRATCH_ROW));
     const sums = Array.from({ length: count }, (_, each) =>
