@@ -6,6 +6,10 @@ import type { Viewed } from './views.ts';
 
 const VECTOR_BYTES = 64;
 
+/** Rows may lie so many times as far apart as they are long where some are copied as they lie. */
+const SPREAD = 4;
+export const isNear = (row: number, bytes: number): boolean => row <= SPREAD * bytes;
+
 /**
  * Rows of so many words, `row` bytes apart, that may reach beyond their view: where they do, `copy` makes them anew, as
  * far apart, so that all else is the same.

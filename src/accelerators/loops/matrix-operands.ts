@@ -3,7 +3,7 @@
  * they lie that way, else copied. Where the last step along k would not be whole, zeros fill it up.
  */
 import type { Op } from '../../tile/ir.ts';
-import { presentRows, wholeRows, wordsMissing } from './edges.ts';
+import { isNear, presentRows, wholeRows, wordsMissing } from './edges.ts';
 import type { IntReg } from './ir.ts';
 import type { MatrixOperand, Stream } from './matrix.ts';
 import { MATRIX_ELEMENTS } from './matrix.ts';
@@ -49,8 +49,6 @@ export interface ReadyMatrix {
 /** Vectors of a row of b's panels: as many as there are matrix registers of b. */
 const VECTORS = 2;
 const WIDTH = VECTORS * MATRIX_ELEMENTS;
-/** Rows may lie so many times as far apart as they are long where some are copied as they lie. */
-const SPREAD = 4;
 
 export function matrixA(context: Context, op: DotOp, m: number, size: Depth): ReadyMatrix {
   const { code } = context;
@@ -68,7 +66,7 @@ export function matrixA(context: Context, op: DotOp, m: number, size: Depth): Re
     value !== null && !op.transA && strides[1] === bytes && (of === 'quads' || depth % 2 === 0);
   const whole = padded === units && (of === 'quads' || depth % 2 === 0);
   if (contiguous && inside && whole) return rowsOf(value.block.base, strides[0], null);
-  if (contiguous && whole && strides[0] % 4 === 0 && strides[0] <= SPREAD * 4 * padded) {
+  if (contiguous && whole && strides[0] % 4 === 0 && isNear(strides[0], 4 * padded)) {
     const { base, owned } = wholeRows(context, value, strides[0], [m, padded], (to) =>
       wordsMissing(value) === 'rows'
         ? presentRows(context, value, strides[0], [m, padded], to)
@@ -187,7 +185,7 @@ export function matrixB(context: Context, op: DotOp, n: number, size: Depth): Re
   const direct =
     value !== null && whole && !value.paired && strides[1] === 2 && (!op.transB || depth % 2 === 0);
   const length = op.transB ? depth : n;
-  if (direct && length % 2 === 0 && wordsMissing(value) === 'rows' && strides[0] <= SPREAD * 2 * length) {
+  if (direct && length % 2 === 0 && wordsMissing(value) === 'rows' && isNear(strides[0], 2 * length)) {
     const size: readonly [number, number] = [op.transB ? n : depth, length / 2];
     const { base, owned } = wholeRows(context, value, strides[0], size, (copy) =>
       presentRows(context, value, strides[0], size, copy),

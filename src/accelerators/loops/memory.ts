@@ -6,9 +6,8 @@ import { elementCount } from '../../tile/ir.ts';
 import type { Bounds } from './bounds.ts';
 import { floatBits } from './code.ts';
 import type { Address, IntOperand, IntReg, MemoryType, VecReg } from './ir.ts';
-import { fillRow } from './rows.ts';
+import { AT_ONCE, fillRow } from './rows.ts';
 import type { Context, Stored } from './values.ts';
-import { WRITTEN_OUT } from './values.ts';
 import type { Block, Viewed } from './views.ts';
 import { viewedBlock } from './views.ts';
 
@@ -128,14 +127,21 @@ function walk(
         );
         return;
       }
-      const vector = (index: IntOperand, count: IntOperand | null) =>
-        move(at(from, index, bytes), at(to, index, scratchStep), count, false);
       if (begin === 0 && end === shape[last]) {
-        const whole = end - (end % code.lanes);
-        code.repeat(0, whole, code.lanes, WRITTEN_OUT, (index) => vector(index, null));
-        if (whole < end) vector(whole, end - whole);
+        code.strips(end, AT_ONCE * code.lanes, (start, width) => {
+          const [read, write] = [at(from, start, bytes).base, at(to, start, scratchStep).base];
+          for (let column = 0; column < width; column += code.lanes)
+            move(
+              { base: read, displacement: bytes * column },
+              { base: write, displacement: scratchStep * column },
+              column + code.lanes > width ? width - column : null,
+              false,
+            );
+        });
       } else {
-        code.for(begin, end, code.lanes, (index) => vector(index, code.int('sub', end, index)));
+        code.for(begin, end, code.lanes, (index) =>
+          move(at(from, index, bytes), at(to, index, scratchStep), code.int('sub', end, index), false),
+        );
       }
     },
     order.map((axis) => ranges[axis]),

@@ -2,6 +2,7 @@
 import { rowsConflict, worthPacking } from '../../kernels/operands.ts';
 import type { Op } from '../../tile/ir.ts';
 import type { Arithmetic } from './arithmetic.ts';
+import { isNear, presentRows, wholeRows, wordsMissing } from './edges.ts';
 import type { IntReg, LoopTarget, MemoryType, VecReg } from './ir.ts';
 import { emitMap } from './map.ts';
 import { loadInto } from './memory.ts';
@@ -52,20 +53,20 @@ export function operandA(
   const [alongM, alongK] = op.transA ? [1, 0] : [0, 1];
   if (value !== null) {
     const bytes = viewedStrides(value);
-    const { type } = value.block;
-    const inPlace = value.block.inside === 1 && (type === 'f32' || type === 'i32');
-    if (inPlace && (op.transA || !rowsConflict(rows, bytes[alongM], false, context.code.target.cacheWays)))
-      return {
-        operand: {
-          base: value.block.base,
-          type: value.block.type,
-          step: bytes[alongM],
-          k: bytes[alongK],
-          inMemory: true,
-        },
-        owned: null,
-      };
-    const tile = op.transA ? paddedRows(context, depth, m) : paddedRows(context, m, depth);
+    const { base, type, inside } = value.block;
+    const size: readonly [number, number] = op.transA ? [depth, m] : [m, depth];
+    const readable =
+      (type === 'f32' || type === 'i32') &&
+      (op.transA || !rowsConflict(rows, bytes[0], false, context.code.target.cacheWays));
+    const steps = { type, step: bytes[alongM], k: bytes[alongK] };
+    if (readable && inside === 1) return { operand: { base, ...steps, inMemory: true }, owned: null };
+    if (readable && bytes[1] === 4 && wordsMissing(value) === 'rows' && isNear(bytes[0], 4 * size[1])) {
+      const made = wholeRows(context, value, bytes[0], size, (to) =>
+        presentRows(context, value, bytes[0], size, to),
+      );
+      return { operand: { base: made.base, ...steps }, owned: made.owned };
+    }
+    const tile = paddedRows(context, ...size);
     loadInto(context, value, tile);
     return { operand: scratchOperand(context, tile, alongM, alongK), owned: tile };
   }
