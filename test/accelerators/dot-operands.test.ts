@@ -1,4 +1,4 @@
-/** Operands of products: blocks of bf16 that reach beyond their views, and those that a loop finds ready. */
+/** Operands of products: blocks that reach beyond their views, and those that a loop finds ready. */
 import { test } from 'node:test';
 import { buildKernel } from '../../src/tile/builder.ts';
 import { compare, randomBuffers } from './lowered.ts';
@@ -19,27 +19,30 @@ const PLACES: readonly (readonly [number, number])[] = [
 ];
 const ROWS = 24;
 
-test('rows of bf16 beyond an edge count as zeros, and nothing behind it is read', () => {
-  for (const width of [32, 20, 7])
-    for (const apart of [width, width + 12])
-      for (const [slot, row] of PLACES) {
-        const kernel = buildKernel(`edges_${width}_${apart}_${slot}_${row}`, (k) => {
-          const at = k.input('at', 'i32', [2]);
-          const strides = { strides: [40 * apart, apart, 1] };
-          const [x, y] = ['x', 'y'].map((name) => k.input(name, 'bf16', [3, 40, width], strides));
-          const left = k.input('left', 'bf16', [5, ROWS]);
-          const scores = k.output('scores', 'f32', [ROWS, ROWS]);
-          const sums = k.output('sums', 'f32', [5, width]);
-          const [s, r] = [0, 1].map((i) => k.loadScalar(at, [i]));
-          const load = (view: typeof x) => k.load(view, [s, r, 0], [1, ROWS, width]).reshape([ROWS, width]);
-          k.store(scores, [0, 0], k.dot(load(x), load(y), null, { transB: true }));
-          k.store(sums, [0, 0], k.dot(k.load(left, [0, 0], [5, ROWS]), load(y)));
-        });
-        const buffers = randomBuffers(kernel);
-        buffers[0] = Int32Array.of(slot, row);
-        compare(kernel, buffers);
-      }
-});
+for (const dtype of ['f32', 'bf16'] as const)
+  test(`rows of ${dtype} beyond an edge count as zeros, and nothing behind it is read`, () => {
+    for (const width of [32, 20, 7])
+      for (const apart of [width, width + 12])
+        for (const [slot, row] of PLACES) {
+          const kernel = buildKernel(`edges_${dtype}_${width}_${apart}_${slot}_${row}`, (k) => {
+            const at = k.input('at', 'i32', [2]);
+            const strides = { strides: [40 * apart, apart, 1] };
+            const [x, y] = ['x', 'y'].map((name) => k.input(name, dtype, [3, 40, width], strides));
+            const left = k.input('left', dtype, [5, ROWS]);
+            const scores = k.output('scores', 'f32', [ROWS, ROWS]);
+            const sums = k.output('sums', 'f32', [5, width]);
+            const squares = k.output('squares', 'f32', [width, width]);
+            const [s, r] = [0, 1].map((i) => k.loadScalar(at, [i]));
+            const load = (view: typeof x) => k.load(view, [s, r, 0], [1, ROWS, width]).reshape([ROWS, width]);
+            k.store(scores, [0, 0], k.dot(load(x), load(y), null, { transB: true }));
+            k.store(sums, [0, 0], k.dot(k.load(left, [0, 0], [5, ROWS]), load(y)));
+            k.store(squares, [0, 0], k.dot(load(x), load(y), null, { transA: true }));
+          });
+          const buffers = randomBuffers(kernel);
+          buffers[0] = Int32Array.of(slot, row);
+          compare(kernel, buffers);
+        }
+  });
 
 test('a loop multiplies what was there before it, however often it runs', () => {
   for (const dtype of ['f32', 'bf16'] as const)
