@@ -67,7 +67,12 @@ export async function withStep<T>(
 }
 
 /** The same training for PyTorch. */
-export function trainingPeer(kind: string, config: Qwen3Config, { sequences, length }: BatchShape): PeerItem {
+export function trainingPeer(
+  kind: string,
+  config: Qwen3Config,
+  { sequences, length }: BatchShape,
+  dtype: WeightType = 'f32',
+): PeerItem {
   return {
     kind,
     sequences,
@@ -81,7 +86,7 @@ export function trainingPeer(kind: string, config: Qwen3Config, { sequences, len
     head_dim: config.head_dim,
     rope_theta: ropeTheta(config),
     ...OPTIMIZER,
-    dtype: 'f32',
+    dtype,
   };
 }
 
@@ -94,7 +99,7 @@ export function trainStepItem(
 ): Item {
   const { sequences, length } = shape;
   const { dtype = 'f32' } = options;
-  const peer = trainingPeer('train-step', config, shape);
+  const peer = trainingPeer('train-step', config, shape, dtype);
   // Causal attention: on average a token attends to half the sequence.
   const operations = PASSES * forwardOperations(config, (length + 1) / 2);
   return {
@@ -110,7 +115,7 @@ export function trainStepItem(
     // Peers keep what they computed.
     peers: options.gradientCheckpointing
       ? {}
-      : { pytorch: { ...peer, dtype }, 'torch.compile': { ...peer, dtype, compile: true } },
+      : { pytorch: peer, 'torch.compile': { ...peer, compile: true } },
     async measure(open) {
       const opened = await open();
       try {

@@ -47,9 +47,9 @@ const GROUPS_AT_ONCE = 8;
 
 /** Declares the results and the grid: a program has some groups of a row. `store` takes their elements, f32 [1, elements]. */
 function quantizing(k: KernelBuilder, { rows, columns, group }: Rows) {
-  const [groups, across] = [columns / group, group / 4];
+  const groups = columns / group;
   const count = Math.min(groups, GROUPS_AT_ONCE);
-  const quads = k.output('quads', 'i32', [rows, groups, across]);
+  const values = k.output('values', 'i8', [rows, groups, group]);
   // Beside each other for the rows that a product takes at once.
   const scales = k.output('scales', 'f32', [groups, rows]);
   const sums = k.output('sums', 'i32', [groups, rows]);
@@ -59,23 +59,15 @@ function quantizing(k: KernelBuilder, { rows, columns, group }: Rows) {
   const load = (view: ViewHandle) =>
     loadF32(k, view, [view.shape[0] === 1 ? 0 : row, first.mul(group)], [1, count * group]);
   const store = (elements: Tile) => {
-    // By the place in their quads, so that what makes words of them is the same for all lanes.
-    const parts = elements
-      .reshape([count * across, 4])
-      .transpose()
-      .reshape([4, count, across]);
-    const ofGroups = (tile: Tile) => tile.reshape([1, count, 1]).broadcast([4, count, across]);
-    const highest = parts.abs().maximum(0).reshape([count, across]).maximum().reshape([count, 1]);
-    const scale = highest.mul(Math.fround(1 / 127));
-    const values = rounded(parts.mul(ofGroups(inverse(k, scale))), -127, 127);
-    const total = values.sum(0).reshape([count, across]).sum();
-    const word = values
-      .and(0xff)
-      .shl(k.iota([4, 1, 1], 0).mul(8))
-      .sum(0);
-    k.store(quads, [row, first, 0], word.reshape([1, count, across]));
+    const parts = elements.reshape([count, group]);
+    const scale = parts
+      .abs()
+      .maximum()
+      .mul(Math.fround(1 / 127));
+    const integers = rounded(parts.mul(inverse(k, scale)), -127, 127);
+    k.store(values, [row, first, 0], integers.cast('i8').reshape([1, count, group]));
     k.store(scales, [first, row], scale);
-    k.store(sums, [first, row], total.reshape([count, 1]));
+    k.store(sums, [first, row], integers.sum());
   };
   return { row, load, store };
 }
@@ -84,8 +76,9 @@ const describe = ({ rows, columns, group }: Rows) => `${rows}x${columns}_${group
 
 /**
  * Rows in groups of 8-bit integers: x ≈ q * scale, where the largest of a group becomes ±127. Views: x [rows, columns]
- * or the prologue's inputs, quads i32 [rows, columns / 4], scales f32 [columns / group, rows], sums i32 alike: of each
- * group's q. A group that has NaN or Inf in it gets such a scale, and products with it are NaN.
+ * or the prologue's inputs, values i8 [rows, columns], four of which are a quad in memory, scales f32 [columns / group,
+ * rows], sums i32 alike: of each group's q. A group that has NaN or Inf in it gets such a scale, and products with it are
+ * NaN.
  */
 export const quantizeRows: (options: QuantizeRowsOptions) => Kernel = memoized(
   (o: QuantizeRowsOptions): Kernel => {
@@ -102,7 +95,7 @@ export const quantizeRows: (options: QuantizeRowsOptions) => Kernel = memoized(
 
 /**
  * `quantizeRows` of what `rmsNorm` makes of x, to the bit; each program adds up its row again. Views: x [rows, columns],
- * weight [columns], quads, scales, sums.
+ * weight [columns], values, scales, sums.
  */
 export const quantizeNormedRows: (options: QuantizeNormedRowsOptions) => Kernel = memoized(
   (o: QuantizeNormedRowsOptions): Kernel => {

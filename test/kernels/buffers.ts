@@ -22,6 +22,7 @@ export function encode(dtype: DType, values: ArrayLike<number>): ArrayBufferView
   if (dtype === 'f32') return Float32Array.from(values);
   if (dtype === 'i32') return Int32Array.from(values);
   if (dtype === 'u32') return Uint32Array.from(values);
+  if (dtype === 'i8') return Int8Array.from(values);
   throw new TypeError(`no test buffer of ${dtype}`);
 }
 
@@ -30,7 +31,9 @@ export function decode(dtype: DType, data: ArrayBufferView): number[] {
   if (dtype === 'bf16') return [...bf16ToF32(new Uint16Array(data.buffer, data.byteOffset, count))];
   if (dtype === 'f32') return [...new Float32Array(data.buffer, data.byteOffset, count)];
   if (dtype === 'i32') return [...new Int32Array(data.buffer, data.byteOffset, count)];
-  return [...new Uint32Array(data.buffer, data.byteOffset, count)];
+  if (dtype === 'u32') return [...new Uint32Array(data.buffer, data.byteOffset, count)];
+  if (dtype === 'i8') return [...new Int8Array(data.buffer, data.byteOffset, count)];
+  throw new TypeError(`no test buffer of ${dtype}`);
 }
 
 /** One buffer a view. What a kernel must write begins as NaN (integers: -1), so that a skipped element is seen. */

@@ -179,8 +179,8 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
     ];
   },
   quantizeRows: ({ inputs: [{ shape }], attributes: { group } }, [x]) => {
-    const { quads, scales, sums } = rowsOf(x, shape[1], group);
-    return [quads, scales, sums];
+    const { quads, made } = rowsOf(x, shape[1], group);
+    return [quads, made.scales, made.sums];
   },
   quantizedMatmul: ({ inputs: [{ shape }, ...rest], attributes: { type, columns } }, inputs) => {
     const [quads, rowScales, , words, scales] = inputs;

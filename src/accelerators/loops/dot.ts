@@ -245,7 +245,7 @@ export function keepOperands(context: Context, body: readonly Instruction[]): ()
     } else {
       const size = tileFor(code.target, shape, false);
       if (context.inScratch(op.a))
-        keep(kept.vector.a, op, operandA(context, op, [m, Math.min(m, size.rows)], depth, arithmetic));
+        keep(kept.vector.a, op, operandA(context, op, [m, size.rows], depth, arithmetic));
       if (context.inScratch(op.b))
         keep(kept.vector.b, op, operandB(context, op, size, shape, depth, arithmetic));
     }
@@ -300,9 +300,7 @@ export function lowerDot(
   });
   const size = tileFor(code.target, shape, unpacked);
   const ready = ops.map((each) => ({
-    a:
-      context.kept.vector.a.get(each) ??
-      operandA(context, each, [m, Math.min(m, size.rows)], depth, arithmetic),
+    a: context.kept.vector.a.get(each) ?? operandA(context, each, [m, size.rows], depth, arithmetic),
     b: context.kept.vector.b.get(each) ?? operandB(context, each, size, shape, depth, arithmetic),
   }));
   const owned = ready.flatMap(({ a, b }) => [a.owned, b.owned]);
