@@ -22,5 +22,18 @@ export const rowsConflict = (rows: number, stride: number, paired: boolean, ways
 /** Register tiles along m up to which packing b takes longer than reading it in place again. */
 const FEW_TILES = 2;
 
+/** Rows and vectors of the sums that stay in registers. */
+export interface RegisterTile {
+  readonly rows: number;
+  readonly vectors: number;
+}
+
+/** Rows from which a product has the wide tile: with few, b is read from memory as often as there are tiles. */
+const MANY_ROWS = 64;
+
+/** Whether a product of [m, n] is computed in tiles that are wider than usual, where a processor is faster with those. */
+export const fitsWideTile = (tile: RegisterTile, m: number, n: number, lanes: number): boolean =>
+  m >= MANY_ROWS && n >= tile.vectors * lanes;
+
 /** Whether b, which lies row by row, is packed into panels for so many rows of a. */
 export const worthPacking = (rows: number, tileRows: number): boolean => rows > FEW_TILES * tileRows;

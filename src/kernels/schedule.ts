@@ -4,7 +4,8 @@
  */
 import { ceilDiv } from '../tile/builder.ts';
 import type { Storage } from './common.ts';
-import { rowsConflict, worthPacking } from './operands.ts';
+import type { RegisterTile } from './operands.ts';
+import { fitsWideTile, rowsConflict, worthPacking } from './operands.ts';
 
 /** Sizes of the block of C one program computes, and of the step along k. */
 export interface MatmulBlocks {
@@ -44,8 +45,9 @@ export interface Machine {
   readonly cacheWays: number;
   /** Elements of a vector. */
   readonly lanes: number;
-  /** Rows and vectors of the sums that stay in registers. */
-  readonly tile: { readonly rows: number; readonly vectors: number };
+  readonly tile: RegisterTile;
+  /** Of products of many rows and columns, where cores begin two multiply-adds a cycle; else null. */
+  readonly wideTile: RegisterTile | null;
   /** One instruction multiplies pairs of bf16. */
   readonly bf16Pairs: boolean;
   /** Products of bf16 are computed in matrix registers. */
@@ -117,23 +119,45 @@ export function plainBlocks(
   return { m: best.m, n: best.n, k: step };
 }
 
-/** What a product's parts take, in the time of one vector multiply-add. Fitted to measurements on a Zen 4 core. */
-const COST = {
+/** What a product's parts take, in the time of one vector multiply-add. */
+interface Costs {
   /** Of a register tile, to begin and end. */
-  tile: 12,
+  readonly tile: number;
   /** Of one vector of sums that goes into registers and back. */
-  sum: 10,
+  readonly sum: number;
   /** Of one vector of b that is packed. */
-  pack: 9,
+  readonly pack: number;
   /** Of one vector of a that is copied because its rows would fall into one set of the cache. */
-  copy: 3,
+  readonly copy: number;
   /** Of a cache line that comes from the second cache, the third, and memory. */
+  readonly second: number;
+  readonly third: number;
+  readonly memory: number;
+  /** Of a program, to be claimed and begun. */
+  readonly program: number;
+  /** Bytes of a row of a from which its lines come sooner, the longer it is: processors fetch ahead along it. */
+  readonly run: number;
+  /** Of a cache, what a program can count on: the rest holds what else goes by. */
+  readonly usable: number;
+  /** What the model cannot tell apart. */
+  readonly uncertain: number;
+}
+/** Fitted to measurements on a Zen 4 core. */
+const COST: Costs = {
+  tile: 12,
+  sum: 10,
+  pack: 9,
+  copy: 3,
   second: 0.4,
   third: 4,
   memory: 12,
-  /** Of a program, to be claimed and begun. */
   program: 50,
+  run: Number.POSITIVE_INFINITY,
+  usable: 0.8,
+  uncertain: 1.03,
 };
+/** In wide tiles. Fitted to a Xeon core of the sixth generation. */
+const WIDE_COST: Costs = { ...COST, sum: 2, pack: 15, run: 512, usable: 0.7, uncertain: 1.01 };
 /**
  * Matrix registers: products that are added in the time of one vector multiply-add, what a vector of sums and of b that
  * is packed take, and what stays near (`accelerators/loops/matrix.ts`). Fitted to a Sapphire Rapids core.
@@ -141,31 +165,36 @@ const COST = {
 const MATRIX = { rows: 32, products: 32, sum: 1.5, pack: 3, stretch: 256, band: 128 };
 /** Of a program's time, what threads wait for the last one at the end, as they have other things to do now and then. */
 const UNEVEN = 0.04;
-/** Of a cache, what a program can count on: the rest holds what else goes by. */
-const USABLE = 0.8;
 /** Bytes of a cache line. */
 const LINE = 64;
 const BYTES: { readonly [S in Storage]: number } = { f32: 4, bf16: 2 };
 
-/** What `predictedCost` says of every choice of blocks. */
-function costModel(
-  product: Product,
-  { caches, cacheWays, lanes, tile, bf16Pairs, matrixRegisters }: Machine,
-  parallel: number,
-): (blocks: MatmulBlocks) => number {
-  const { m, n, k, batch = 1, transA, transB, panel, aType = 'f32', bType = 'f32' } = product;
-  const [bytesA, bytesB] = [BYTES[aType], BYTES[bType]];
+/** What decides how a product is computed on a machine. */
+function waysOf(product: Product, { wideTile, bf16Pairs, matrixRegisters }: Machine) {
+  const { aType = 'f32', bType = 'f32' } = product;
   const paired = bf16Pairs && aType === 'bf16' && bType === 'bf16';
   const matrix = matrixRegisters && paired ? MATRIX : null;
+  // What is unpacked needs registers of its own.
+  const wide = matrix !== null || (bType === 'bf16' && !paired) ? null : wideTile;
+  return { paired, matrix, wide, cost: wide === null ? COST : WIDE_COST };
+}
+
+/** What `predictedCost` says of every choice of blocks. */
+function costModel(product: Product, machine: Machine, parallel: number): (blocks: MatmulBlocks) => number {
+  const { caches, cacheWays, lanes } = machine;
+  const { m, n, k, batch = 1, transA, transB, panel, aType = 'f32', bType = 'f32' } = product;
+  const [bytesA, bytesB] = [BYTES[aType], BYTES[bType]];
+  const { paired, matrix, wide, cost } = waysOf(product, machine);
   const stride = bytesA * k;
   const widened = aType === 'bf16' && !paired;
-  const [l1, l2, l3] = [USABLE * caches.l1, USABLE * caches.l2, USABLE * caches.l3];
+  const [l1, l2, l3] = [caches.l1, caches.l2, caches.l3].map((bytes) => cost.usable * bytes);
   /** Of a line that is used again after so many bytes went by. */
   const from = (between: number) =>
-    between <= l1 ? 0 : between <= l2 ? COST.second : between <= l3 ? COST.third : COST.memory;
+    between <= l1 ? 0 : between <= l2 ? cost.second : between <= l3 ? cost.third : cost.memory;
 
   return (blocks) => {
     const steps = ceilDiv(k, blocks.k);
+    const tile = wide !== null && fitsWideTile(wide, blocks.m, blocks.n, lanes) ? wide : machine.tile;
     const rows = Math.min(matrix?.rows ?? tile.rows, blocks.m);
     // Few rows leave registers for more vectors beside each other.
     const few = matrix === null && rows < tile.rows;
@@ -176,13 +205,15 @@ function costModel(
 
     const multiply =
       (blocks.m * across * (width / lanes) * blocks.k) / (matrix?.products ?? (paired ? 2 : 1));
-    const tiles = across * down * (COST.tile + (matrix?.sum ?? COST.sum) * rows * (width / lanes));
+    const tiles = across * down * (cost.tile + (matrix?.sum ?? cost.sum) * rows * (width / lanes));
     const packed =
       panel === undefined && (matrix !== null || transB === true || worthPacking(blocks.m, tile.rows));
-    const packing = packed ? ((blocks.k * blocks.n) / lanes) * (matrix?.pack ?? COST.pack) : 0;
+    const packing = packed ? ((blocks.k * blocks.n) / lanes) * (matrix?.pack ?? cost.pack) : 0;
     const apart = aType === bType && !transA && rowsConflict(blocks.m, stride, paired, cacheWays);
     const copied = widened || (matrix === null ? apart : transA === true);
-    const copying = copied ? ((blocks.m * blocks.k) / lanes) * COST.copy : 0;
+    const copying = copied ? ((blocks.m * blocks.k) / lanes) * cost.copy : 0;
+    const sooner = transA ? 1 : Math.min(1, cost.run / (bytesA * blocks.k));
+    const fromA = (line: number) => (line > cost.second ? sooner * line : line);
 
     const aBytes = blocks.m * blocks.k * (paired ? 2 : 4);
     const bBytes = blocks.n * blocks.k * (packed ? 4 / (paired ? 2 : 1) : bytesB);
@@ -198,7 +229,7 @@ function costModel(
     // where there are several: else they go to c, whatever the blocks.
     const again =
       (down - 1) * bBytes * from(panelBytes + strip) +
-      (across - 1) * aBytes * from(band * stretch * aBytes + panelBytes) +
+      (across - 1) * aBytes * fromA(from(band * stretch * aBytes + panelBytes)) +
       arranged * from(arranged) +
       (steps > 1 ? 2 * sumBytes * from(sumBytes + aBytes + bBytes) : 0);
     // Programs beside each other share their rows of a; all columns of b go by before they are read again.
@@ -208,12 +239,12 @@ function costModel(
     const turns = ceilDiv(programs, parallel);
     // Each thread fetches the rows of a that it needs: of several rows of programs, those beside each other run on
     // several threads, so for each program; of one row, once.
-    const far = Math.max(COST.third, from(wholeA));
+    const far = Math.max(cost.third, from(wholeA));
     const fetchA =
       parallel === 1 ? from(wholeA) : blocks.m >= m ? (far + (turns - 1) * from(wholeA)) / turns : far;
     const first =
-      blocks.m * bytesA * blocks.k * fetchA + blocks.n * bytesB * blocks.k * from(wholeA + wholeB);
-    const program = steps * (multiply + tiles + packing + copying + (again + first) / LINE) + COST.program;
+      blocks.m * bytesA * blocks.k * fromA(fetchA) + blocks.n * bytesB * blocks.k * from(wholeA + wholeB);
+    const program = steps * (multiply + tiles + packing + copying + (again + first) / LINE) + cost.program;
     return (turns + (parallel > 1 ? UNEVEN : 0)) * program;
   };
 }
@@ -272,20 +303,18 @@ export function candidateBlocks(product: Product, { machine, parallel = 1 }: Sch
     .map(({ blocks }) => blocks);
 }
 
-/** What the model cannot tell apart. */
-const UNCERTAIN = 1.03;
-
 /** Of what the model cannot tell from the cheapest, the blocks nearest to those of the plain rule, which are tried. */
 function modelBlocks(product: Product, machine: Machine, schedule: Schedule): MatmulBlocks {
   const cost = costModel(product, machine, schedule.parallel ?? 1);
+  const { uncertain } = waysOf(product, machine).cost;
   const usual = plainBlocks(product, schedule);
   const priced = pricedBlocks(product, cost);
   const least = priced.reduce((so, each) => Math.min(so, each.cost), Number.POSITIVE_INFINITY);
-  if (cost(usual) <= UNCERTAIN * least) return usual;
+  if (cost(usual) <= uncertain * least) return usual;
   const distance = ({ m, n, k }: MatmulBlocks) =>
     Math.abs(Math.log2(m / usual.m)) + Math.abs(Math.log2(n / usual.n)) + Math.abs(Math.log2(k / usual.k));
   return priced
-    .filter(({ cost }) => cost <= UNCERTAIN * least)
+    .filter(({ cost }) => cost <= uncertain * least)
     .sort((one, other) => one.cost - other.cost)
     .map(({ blocks }) => blocks)
     .reduce((best, blocks) => (distance(blocks) < distance(best) ? blocks : best));

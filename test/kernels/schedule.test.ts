@@ -19,6 +19,7 @@ const machine = (l2: number, { l1 = 32 * K, l3 = 32 * K * K } = {}): Machine => 
   cacheWays: 8,
   lanes: 16,
   tile: { rows: 14, vectors: 2 },
+  wideTile: null,
   bf16Pairs: true,
   matrixRegisters: false,
 });

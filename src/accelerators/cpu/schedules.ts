@@ -45,12 +45,13 @@ function cachesOf(processor: Processor, threads: number): Machine['caches'] {
 }
 
 export function machineOf(processor: Processor, target: LoopTarget, threads: number): Machine {
-  const { lanes, dotTile, bf16Pairs, matrixRegisters, cacheWays } = target;
+  const { lanes, dotTile, wideTile, bf16Pairs, matrixRegisters, cacheWays } = target;
   return {
     caches: cachesOf(processor, threads),
     cacheWays,
     lanes,
     tile: dotTile,
+    wideTile,
     bf16Pairs,
     matrixRegisters,
   };

@@ -2,6 +2,7 @@
  * dot: register tiles of the result, k ascending with one accumulator an element. Operands are read where they lie
  * as far as that is fast; else b is packed into panels as wide as a register tile, and a into padded rows.
  */
+import { fitsWideTile } from '../../kernels/operands.ts';
 import type { Instruction, Op, ValueId } from '../../tile/ir.ts';
 import { fetchAhead, fetchNextTile } from './ahead.ts';
 import type { Arithmetic } from './arithmetic.ts';
@@ -62,8 +63,6 @@ interface Corner {
 
 /** Columns up to which each row of a is used so little that its way from memory counts. */
 const FEW_COLUMNS = 256;
-/** Rows from which a product has the wide tile: with few, b is read from memory as often as there are tiles. */
-const MANY_ROWS = 64;
 /** Vectors of a row of a register tile. */
 const WIDEST = 8;
 /** Sums of a register tile of integers up to which additions take longer to finish than to begin. */
@@ -178,7 +177,7 @@ function tileFor(
   [m, n]: readonly number[],
   unpacked: boolean,
 ): LoopTarget['dotTile'] {
-  if (wideTile !== null && !unpacked && m >= MANY_ROWS && n >= wideTile.vectors * lanes)
+  if (wideTile !== null && !unpacked && fitsWideTile(wideTile, m, n, lanes))
     return { ...dotTile, ...wideTile };
   // What is unpacked needs registers beside those of the words.
   const rows = unpacked ? Math.max(1, dotTile.rows - 2) : dotTile.rows;
