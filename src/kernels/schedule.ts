@@ -156,7 +156,7 @@ const COST: Costs = {
   usable: 0.8,
   uncertain: 1.03,
 };
-/** In wide tiles. Fitted to a Xeon core of the sixth generation. */
+/** In wide tiles, and beside them where a core has those. Fitted to a Xeon core with AMX. */
 const WIDE_COST: Costs = { ...COST, sum: 2, pack: 15, run: 512, usable: 0.7, uncertain: 1.01 };
 /**
  * Matrix registers: products that are added in the time of one vector multiply-add, what a vector of sums and of b that
@@ -213,7 +213,7 @@ function costModel(product: Product, machine: Machine, parallel: number): (block
     const copied = widened || (matrix === null ? apart : transA === true);
     const copying = copied ? ((blocks.m * blocks.k) / lanes) * cost.copy : 0;
     const sooner = transA ? 1 : Math.min(1, cost.run / (bytesA * blocks.k));
-    const fromA = (line: number) => (line > cost.second ? sooner * line : line);
+    const fromA = (line: number) => (line > cost.second ? Math.max(cost.second, sooner * line) : line);
 
     const aBytes = blocks.m * blocks.k * (paired ? 2 : 4);
     const bBytes = blocks.n * blocks.k * (packed ? 4 / (paired ? 2 : 1) : bytesB);

@@ -25,6 +25,12 @@ const machine = (l2: number, { l1 = 32 * K, l3 = 32 * K * K } = {}): Machine => 
 });
 const LARGE = machine(1024 * K);
 const SMALL = machine(256 * K);
+/** Such as Intel's: two multiply-adds a cycle. */
+const wideMachine = (l2: number, { l1 = 48 * K, l3 = 128 * K * K } = {}): Machine => ({
+  ...machine(l2, { l1, l3 }),
+  cacheWays: 12,
+  wideTile: { rows: 6, vectors: 4 },
+});
 
 const wide: Product = { m: 4096, n: 768, k: 256 };
 const panels: Product = { m: 512, n: 3072, k: 1024, panel: 32, bType: 'bf16' };
@@ -49,15 +55,27 @@ test('a small second cache has smaller blocks: what is used again must stay in i
 });
 
 test('larger caches never cost more', () => {
-  for (const product of products)
-    for (const blocks of candidateBlocks(product, { machine: LARGE, parallel: 2 }))
-      for (const [less, more] of [
-        [machine(128 * K), SMALL],
-        [SMALL, LARGE],
-        [machine(256 * K, { l1: 16 * K }), SMALL],
-        [machine(256 * K, { l3: 512 * K }), SMALL],
-      ])
-        assert.ok(predictedCost(product, blocks, less, 2) >= predictedCost(product, blocks, more, 2));
+  for (const of of [machine, wideMachine]) {
+    const small = of(256 * K);
+    for (const product of products)
+      for (const blocks of candidateBlocks(product, { machine: of(1024 * K), parallel: 2 }))
+        for (const [less, more] of [
+          [of(128 * K), small],
+          [small, of(1024 * K)],
+          [of(256 * K, { l1: 16 * K }), small],
+          [of(256 * K, { l3: 512 * K }), small],
+        ])
+          assert.ok(predictedCost(product, blocks, less, 2) >= predictedCost(product, blocks, more, 2));
+  }
+});
+
+test('in wide tiles, long rows are taken along k at once; columns of a transpose are not', () => {
+  const [m, n, k] = [1024, 1024, 1024];
+  const depth = (product: Product) =>
+    defaultBlocks(product, { machine: wideMachine(2048 * K), parallel: 2 }).k;
+  assert.equal(depth({ m, n, k }), k);
+  assert.equal(depth({ m, n, k, transB: true }), k);
+  assert.ok(depth({ m, n, k, transA: true }) <= 256);
 });
 
 test('rows are copied that drive each other out of their set of the cache', () => {
