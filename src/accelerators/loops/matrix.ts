@@ -87,7 +87,7 @@ function shapesOf(rows: number, elements: number): MatrixShape[] {
 
 /** Steps along k that the columns of b which stay in the first cache are long. */
 const STEPS_AT_ONCE = 8;
-/** Rows whose sums are completed before the next ones: with a's rows, they stay in the second cache meanwhile. */
+/** Rows whose sums are completed before the next ones: with a's rows, they stay near while b's columns go by. */
 const BAND = 128;
 
 /** A stretch along k of `steps`, from step `from` on. */
@@ -130,7 +130,7 @@ export function matrixProduct(context: Context, product: MatrixProduct): void {
   const columns = Math.ceil(n / MATRIX_ELEMENTS);
   // A line farther apart than they are long, so that rows do not share sets of the cache.
   const partialRow = 4 * MATRIX_ELEMENTS * (columns + 1);
-  const band = isLong(product) ? BAND : m;
+  const band = isLong(product) || columns > VECTORS ? BAND : m;
   const partial = isLong(product) ? context.allocate(partialRow * Math.min(band, m)) : null;
   const rowsAt = (buffer: Buffer, row: number): SumRows => ({
     base: code.pointer(context.scratch, buffer.offset),
