@@ -1,7 +1,7 @@
 /** Operands of products: blocks that reach beyond their views, and those that a loop finds ready. */
 import { test } from 'node:test';
 import { buildKernel } from '../../src/tile/builder.ts';
-import { compare, randomBuffers } from './lowered.ts';
+import { compare, randomBuffers, TARGETS } from './lowered.ts';
 
 /** First slot and first row of blocks of `[1, 24, width]` in views of `[3, 40, width]`. */
 const PLACES: readonly (readonly [number, number])[] = [
@@ -82,4 +82,21 @@ test('a loop multiplies what was there before it, however often it runs', () => 
           buffers[0] = Int32Array.of(rounds);
           compare(kernel, buffers);
         }
+});
+
+test('many rows go by in bands, whether a product is long or short along k', () => {
+  const [m, n] = [150, 70];
+  for (const depth of [32, 96, 300])
+    for (const [a, b] of [
+      ['bf16', 'bf16'],
+      ['i32', 'u32'],
+    ] as const) {
+      const kernel = buildKernel(`bands_${a}_${depth}`, (k) => {
+        const [x, y] = [k.input('x', a, [m, depth]), k.input('y', b, [depth, n])];
+        const c = k.output('c', a === 'i32' ? 'i32' : 'f32', [m, n]);
+        k.store(c, [0, 0], k.dot(k.load(x, [0, 0], [m, depth]), k.load(y, [0, 0], [depth, n])));
+      });
+      const matrix = TARGETS.filter(({ matrixRegisters }) => matrixRegisters);
+      compare(kernel, randomBuffers(kernel), {}, matrix);
+    }
 });
